@@ -1,0 +1,43 @@
+from deployments.models.agents import Agent, JoinToken
+from deployments.models.catalog import Environment, Region, Service, Target
+from deployments.models.jobs import QueuedJob
+from deployments.models.permissions import TeamGroupObjectPermission, TeamUserObjectPermission
+from deployments.models.releases import Artifact, ConfigSnapshot, Release
+from deployments.models.requests import IdempotencyKey
+from deployments.models.rollouts import (
+    Batch,
+    Event,
+    Plan,
+    Rollout,
+    RolloutTarget,
+    Task,
+    TaskReport,
+    Wave,
+)
+from deployments.models.teams import Membership, Team
+
+__all__ = [
+    "Agent",
+    "Artifact",
+    "Batch",
+    "ConfigSnapshot",
+    "Environment",
+    "Event",
+    "IdempotencyKey",
+    "JoinToken",
+    "Membership",
+    "Plan",
+    "QueuedJob",
+    "Region",
+    "Release",
+    "Rollout",
+    "RolloutTarget",
+    "Service",
+    "Target",
+    "Task",
+    "TaskReport",
+    "Team",
+    "TeamGroupObjectPermission",
+    "TeamUserObjectPermission",
+    "Wave",
+]
