@@ -1,0 +1,58 @@
+"""DATABASE_URL to Django's DATABASES entry."""
+
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from portal.env import Environment, Process, SettingsError
+
+STATEMENT_MS = 15_000
+LOCK_MS = 15_000
+IDLE_IN_TRANSACTION_MS = 15_000
+CONNECT_SECONDS = 5
+# A worker's or clock's connection is kept between jobs: a new one costs more than a tick.
+KEEP_SECONDS = 600
+POOL = {"min_size": 2, "max_size": 20, "timeout": 10}
+
+
+def database_config(env: Environment) -> dict[str, Any]:
+    """One DATABASES entry. Without a URL it is empty, and the system check `slipway.E001` says so.
+
+    Connections are pooled in the web process alone: a pool does not survive the forks of the worker.
+    """
+    config: dict[str, Any] = {"ENGINE": "django.db.backends.postgresql", "CONN_HEALTH_CHECKS": True}
+    options: dict[str, Any] = {
+        "application_name": f"slipway-{env.process}",
+        "connect_timeout": CONNECT_SECONDS,
+    }
+    if env.process is not Process.CLI:
+        # Migrations and reports are run from the command line and may take their time.
+        options["options"] = (
+            f"-c statement_timeout={STATEMENT_MS} -c lock_timeout={LOCK_MS} "
+            f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}"
+        )
+    if env.process is Process.WEB:
+        options["pool"] = POOL
+    else:
+        config["CONN_MAX_AGE"] = KEEP_SECONDS if env.process is not Process.CLI else 0
+    if not env.database_url:
+        return config | {"NAME": "", "OPTIONS": options}
+    return config | _parts(env.database_url, options)
+
+
+def _parts(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    parts = urlsplit(url)
+    name = unquote(parts.path.lstrip("/"))
+    if parts.scheme not in {"postgres", "postgresql"} or not name:
+        raise SettingsError(
+            "  DATABASE_URL is not a PostgreSQL address: set it to postgresql://USER:PASSWORD@HOST:PORT/NAME."
+        )
+    query = dict(parse_qsl(parts.query))
+    return {
+        "NAME": name,
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        # A directory as host means the Unix socket in it, which no URL can carry before the slash.
+        "HOST": query.pop("host", parts.hostname or ""),
+        "PORT": str(parts.port or ""),
+        "OPTIONS": options | query,
+    }
