@@ -81,8 +81,10 @@ class Target(Row):
     """Flat strings, `${target.NAME}` in a configuration: `{"port": "9001"}`."""
 
     release = models.ForeignKey("Release", models.PROTECT, null=True, blank=True, related_name="+")
-    """The release that was last activated here, as the engine knows it."""
+    """The release that was last sent here to run; what really runs stands in `reported`."""
     release_since = models.DateTimeField(null=True, blank=True)
+    stable_release = models.ForeignKey("Release", models.PROTECT, null=True, blank=True, related_name="+")
+    """The release of the last rollout that succeeded here: what a rollback goes back to."""
 
     health = models.CharField(max_length=16, choices=Health.choices, default=Health.UNKNOWN)
     reported = models.JSONField(default=dict, blank=True)

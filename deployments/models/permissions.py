@@ -1,8 +1,7 @@
 """Guardian's rows with direct foreign keys: faster than generic ones, and gone with their object."""
 
-from guardian.models import GroupObjectPermissionBase, UserObjectPermissionBase
-
 from django.db import models
+from guardian.models import GroupObjectPermissionBase, UserObjectPermissionBase
 
 from deployments.models.teams import Team
 

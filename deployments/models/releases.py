@@ -78,9 +78,7 @@ class Release(Row):
     class Meta:
         ordering = ("-id",)
         default_permissions = ()
-        constraints = (
-            models.UniqueConstraint(fields=("service", "version"), name="release_version_once"),
-        )
+        constraints = (models.UniqueConstraint(fields=("service", "version"), name="release_version_once"),)
 
     def __str__(self) -> str:
         return f"{self.service} {self.version}"

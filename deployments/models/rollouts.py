@@ -153,7 +153,7 @@ class RolloutTarget(Row):
     """Tasks given for the step that it is in."""
     retry_at = models.DateTimeField(null=True, blank=True)
     previous_release = models.ForeignKey(Release, models.PROTECT, null=True, blank=True, related_name="+")
-    """What ran here when the rollout began; None: nothing."""
+    """The stable release when the rollout was made, to revert to; None: there was none."""
     touched = models.BooleanField(default=False)
     """Whether an activation was dispatched, so that a rollback has something to undo."""
     error_code = models.CharField(max_length=64, blank=True)
@@ -235,9 +235,7 @@ class TaskReport(models.Model):
 
     class Meta:
         default_permissions = ()
-        constraints = (
-            models.UniqueConstraint(fields=("task", "attempt", "status"), name="report_once"),
-        )
+        constraints = (models.UniqueConstraint(fields=("task", "attempt", "status"), name="report_once"),)
         indexes = (
             models.Index(fields=("rollout", "id"), condition=Q(taken_at__isnull=True), name="report_waiting"),
         )
