@@ -19,7 +19,7 @@ CHANNEL = "slipway_events"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that happened. With `event` it is shown live; it always leaves an audit entry."""
+    """One thing that happened. With `event` it is shown live; unless `audited` is off, it is evidence."""
 
     verb: str
     object_kind: str
@@ -30,6 +30,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     event: str = ""
     """Kind of the event; empty: audit only."""
+    audited: bool = True
+    """Off only for what is no action and no change of state, such as a change of what is waited for."""
     data: Mapping[str, Any] = {}
     """What the live page needs, beside `id`, `name`, `before`, `after` and `reason`."""
 
@@ -48,7 +50,7 @@ def record(*, actor: Actor, changes: Sequence[Change], rollout_id: UUID | None =
     """Write `changes` in a constant number of statements, however many they are."""
     if not changes:
         return
-    log.append([_entry(actor, change) for change in changes])
+    log.append([_entry(actor, change) for change in changes if change.audited])
     shown = [_event(change) for change in changes if change.event]
     if rollout_id is None or not shown:
         return

@@ -72,9 +72,9 @@ ALLOWED_BATCH: dict[BatchState, frozenset[BatchState]] = {
 ALLOWED_TARGET: dict[TargetState, frozenset[TargetState]] = {
     T.PENDING: frozenset({T.STAGING}),
     T.STAGING: frozenset({T.STAGED, T.FAILED, T.PENDING}),
-    T.STAGED: frozenset({T.ACTIVATING}),
+    T.STAGED: frozenset({T.ACTIVATING, T.REVERTING}),
     T.ACTIVATING: frozenset({T.HEALTHY, T.FAILED, T.STAGED, T.REVERTING}),
-    T.HEALTHY: frozenset({T.REVERTING}),
+    T.HEALTHY: frozenset({T.FAILED, T.REVERTING}),
     T.FAILED: frozenset({T.REVERTING, T.PENDING, T.STAGED}),
     T.REVERTING: frozenset({T.REVERTED, T.FAILED}),
     T.REVERTED: frozenset(),

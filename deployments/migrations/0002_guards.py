@@ -39,9 +39,9 @@ MOVES = {
     "deployments_rollouttarget": {
         "pending": ["staging"],
         "staging": ["failed", "pending", "staged"],
-        "staged": ["activating"],
+        "staged": ["activating", "reverting"],
         "activating": ["failed", "healthy", "reverting", "staged"],
-        "healthy": ["reverting"],
+        "healthy": ["failed", "reverting"],
         "failed": ["pending", "reverting", "staged"],
         "reverting": ["failed", "reverted"],
         "reverted": [],

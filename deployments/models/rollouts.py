@@ -197,6 +197,7 @@ class Task(Row):
     finished_at = models.DateTimeField(null=True, blank=True)
     error_code = models.CharField(max_length=64, blank=True)
     error = models.CharField(max_length=1000, blank=True)
+    log_tail = models.JSONField(default=list, blank=True)
 
     class Meta:
         ordering = ("id",)
