@@ -1,0 +1,79 @@
+"""One owner per rollout: a lease with a fencing token, by the database's clock.
+
+The claim is a transaction of its own, so that a worker that dies leaves a lease that runs out rather
+than a lock that hangs. A worker that was stopped past its lease finds at `guard` that the fence has
+moved on, and what it decided is void. Fences come from one sequence for the whole control plane, so
+that an agent can compare those of different rollouts of one target.
+"""
+
+import uuid
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from django.db import connection
+
+from deployments.errors import LeaseLost
+
+LEASE_SECONDS = 15
+
+CLAIM = """
+    UPDATE deployments_rollout SET
+        lease_owner = CASE WHEN free.now THEN %(owner)s ELSE lease_owner END,
+        lease_until = CASE WHEN free.now THEN clock_timestamp() + %(seconds)s * interval '1 second'
+                           ELSE lease_until END,
+        fence = CASE WHEN free.now THEN nextval('slipway_fence') ELSE fence END,
+        wake_again = NOT free.now
+    FROM (SELECT id, lease_until IS NULL OR lease_until < clock_timestamp() AS now
+          FROM deployments_rollout WHERE id = %(id)s FOR UPDATE) AS free
+    WHERE deployments_rollout.id = free.id AND state = ANY(%(active)s)
+    RETURNING lease_owner = %(owner)s, fence
+"""
+GUARD = """
+    SELECT clock_timestamp() FROM deployments_rollout
+    WHERE id = %(id)s AND lease_owner = %(owner)s AND fence = %(fence)s
+      AND lease_until > clock_timestamp()
+    FOR UPDATE
+"""
+RELEASE = """
+    UPDATE deployments_rollout AS r SET lease_owner = '', lease_until = NULL, wake_again = false
+    FROM (SELECT id, wake_again FROM deployments_rollout WHERE id = %(id)s) AS before
+    WHERE r.id = before.id AND r.lease_owner = %(owner)s
+    RETURNING before.wake_again
+"""
+
+
+class Lease(msgspec.Struct, frozen=True):
+    rollout_id: UUID
+    owner: str
+    fence: int
+
+
+def claim(rollout_id: UUID, active: list[str]) -> Lease | None:
+    """Take the lease. None when the rollout is at its end, or somebody holds it: they will look again."""
+    owner = uuid.uuid4().hex
+    with connection.cursor() as cursor:
+        cursor.execute(
+            CLAIM, {"owner": owner, "seconds": LEASE_SECONDS, "id": rollout_id, "active": active}
+        )
+        row = cursor.fetchone()
+    return Lease(rollout_id, owner, row[1]) if row and row[0] else None
+
+
+def guard(lease: Lease) -> datetime:
+    """Lock the rollout for this transaction and return the database's time; raises LeaseLost."""
+    with connection.cursor() as cursor:
+        cursor.execute(GUARD, {"id": lease.rollout_id, "owner": lease.owner, "fence": lease.fence})
+        row = cursor.fetchone()
+    if row is None:
+        raise LeaseLost
+    now: datetime = row[0]
+    return now
+
+
+def release(lease: Lease) -> bool:
+    """Give the lease back, in the transaction that `guard` began; True when a tick came in the meantime."""
+    with connection.cursor() as cursor:
+        cursor.execute(RELEASE, {"id": lease.rollout_id, "owner": lease.owner})
+        row = cursor.fetchone()
+    return bool(row and row[0])
