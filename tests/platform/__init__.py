@@ -1,0 +1,1 @@
+"""The platform: environment, queue, local processes."""
