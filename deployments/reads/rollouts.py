@@ -1,0 +1,197 @@
+"""Rollouts as they are shown: one with its progress, or a list of them."""
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db.models import Count, QuerySet
+
+from deployments import access
+from deployments.domain.actor import Actor
+from deployments.domain.states import ALLOWED, BatchState, RolloutState, TargetState
+from deployments.models import Batch, Event, Rollout, RolloutTarget, Wave
+from deployments.reads.page import PAGE_SIZE, Page, newest_first
+
+EVENTS_SHOWN = 100
+FAILURES_SHOWN = 20
+
+VERBS = {
+    "pause": "rollout.pause",
+    "resume": "rollout.resume",
+    "cancel": "rollout.cancel",
+    "rollback": "rollout.rollback",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BatchProgress:
+    batch: Batch
+    targets: Sequence[RolloutTarget]
+    done: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WaveProgress:
+    wave: Wave
+    batches: Sequence[BatchProgress]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    waves: Sequence[WaveProgress]
+    counts: Counter[str]
+    """Targets by state."""
+    batches: Sequence[Batch]
+
+    @property
+    def total(self) -> int:
+        return self.counts.total()
+
+    @property
+    def batches_done(self) -> int:
+        return sum(1 for batch in self.batches if batch.state == BatchState.SUCCEEDED)
+
+
+def of_actor(actor: Actor) -> QuerySet[Rollout]:
+    return access.visible(
+        actor, Rollout.objects.select_related("service__team", "environment", "release", "rolls_back")
+    )
+
+
+def get(actor: Actor, rollout_id: UUID) -> Rollout:
+    """One rollout with what its page names; raises NotFound."""
+    rollouts = Rollout.objects.select_related(
+        "service__team", "environment", "release__artifact", "release__config", "rolls_back", "plan"
+    )
+    return access.get(actor, "rollout.view", rollouts, id=rollout_id)
+
+
+def history(
+    actor: Actor,
+    *,
+    service: str = "",
+    environment: str = "",
+    state: str = "",
+    release_id: UUID | None = None,
+    before: str = "",
+    size: int = PAGE_SIZE,
+) -> Page[Rollout]:
+    """Rollouts that the actor may see, newest first; `state` is a state, or `active`."""
+    rollouts = of_actor(actor)
+    if service:
+        rollouts = rollouts.filter(service__name=service)
+    if environment:
+        rollouts = rollouts.filter(environment__name=environment)
+    if release_id:
+        rollouts = rollouts.filter(release=release_id)
+    if state == "active":
+        rollouts = rollouts.filter(state__in=sorted(s for s, moves in ALLOWED.items() if moves))
+    elif state:
+        rollouts = rollouts.filter(state=state)
+    return newest_first(rollouts, before, size)
+
+
+def progress(rollout: Rollout) -> Progress:
+    """Waves, their batches and the targets inside, in three queries."""
+    waves = list(Wave.objects.filter(rollout=rollout).order_by("position"))
+    batches = list(Batch.objects.filter(rollout=rollout).order_by("position"))
+    rows = list(
+        RolloutTarget.objects.filter(rollout=rollout)
+        .select_related("target__region", "previous_release")
+        .defer("log_tail", "target__reported", "target__variables")
+        .order_by("position")
+    )
+    by_batch: dict[UUID, list[RolloutTarget]] = defaultdict(list)
+    for row in rows:
+        by_batch[row.batch_id].append(row)
+    by_wave: dict[UUID, list[BatchProgress]] = defaultdict(list)
+    for batch in batches:
+        targets = by_batch[batch.id]
+        done = sum(1 for row in targets if row.state in (TargetState.HEALTHY, TargetState.REVERTED))
+        by_wave[batch.wave_id].append(BatchProgress(batch, targets, done))
+    return Progress(
+        waves=[WaveProgress(wave, by_wave[wave.id]) for wave in waves],
+        counts=Counter(row.state for row in rows),
+        batches=batches,
+    )
+
+
+def summary(rollout: Rollout) -> Progress:
+    """As `progress`, without the targets themselves: two queries and few rows."""
+    counts = Counter(count_targets([rollout.id]).get(rollout.id, {}))
+    batches = Batch.objects.filter(rollout=rollout).order_by("position")
+    return Progress(waves=(), counts=counts, batches=list(batches))
+
+
+def failures(rollout: Rollout) -> list[RolloutTarget]:
+    """Targets with an error, with the last lines that they wrote."""
+    rows = RolloutTarget.objects.filter(rollout=rollout).exclude(error="")
+    return list(rows.select_related("target__region").order_by("position")[:FAILURES_SHOWN])
+
+
+def events(rollout: Rollout, *, after: int = 0, before: int = 0) -> list[Event]:
+    """Newest first: those after number `after`, or a page of those before `before`."""
+    rows = Event.objects.filter(rollout=rollout)
+    if after:
+        rows = rows.filter(number__gt=after)
+    if before:
+        rows = rows.filter(number__lt=before)
+    return list(rows.order_by("-number")[:EVENTS_SHOWN])
+
+
+def estimate(batches: Sequence[Batch], now: datetime) -> timedelta | None:
+    """Remaining time, from what the finished batches took; None before the first one has finished."""
+    took = [
+        (batch.finished_at - batch.started_at)
+        for batch in batches
+        if batch.state == BatchState.SUCCEEDED and batch.finished_at and batch.started_at
+    ]
+    if not took:
+        return None
+    mean = sum(took, timedelta()) / len(took)
+    left = timedelta()
+    for batch in batches:
+        if batch.state == BatchState.PENDING or not batch.started_at:
+            left += mean
+        elif batch.state in (BatchState.RUNNING, BatchState.BAKING):
+            left += max(mean - (now - batch.started_at), timedelta())
+    return left
+
+
+def actions(actor: Actor, rollout: Rollout) -> list[str]:
+    """What the state and the actor's permission let them do, in the order in which it is offered."""
+    state = RolloutState(rollout.state)
+    moves = ALLOWED[state]
+    offered = []
+    if state == RolloutState.PAUSED:
+        offered.append("resume")
+    if RolloutState.PAUSED in moves:
+        offered.append("pause")
+    if RolloutState.ROLLING_BACK in moves or (state == RolloutState.SUCCEEDED and _is_latest(rollout)):
+        offered.append("rollback")
+    if RolloutState.CANCELLED in moves:
+        offered.append("cancel")
+    return [name for name in offered if access.allowed(actor, VERBS[name], rollout)]
+
+
+def _is_latest(rollout: Rollout) -> bool:
+    """Whether no later rollout of the service went to this environment: only the last is rolled back."""
+    return not Rollout.objects.filter(
+        service=rollout.service_id, environment=rollout.environment_id, id__gt=rollout.id
+    ).exists()
+
+
+def count_targets(rollout_ids: Iterable[UUID]) -> dict[UUID, dict[str, int]]:
+    """Targets of each rollout by state, in one query."""
+    counts: dict[UUID, dict[str, int]] = defaultdict(dict)
+    rows = (
+        RolloutTarget.objects.filter(rollout__in=list(rollout_ids))
+        .order_by()
+        .values_list("rollout_id", "state")
+        .annotate(number=Count("id"))
+    )
+    for rollout_id, state, number in rows:
+        counts[rollout_id][state] = number
+    return counts

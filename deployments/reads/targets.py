@@ -1,0 +1,83 @@
+"""Targets, agents and what runs on them."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.db.models import Count, QuerySet
+
+from deployments import access
+from deployments.domain.actor import Actor
+from deployments.models import Agent, Environment, Region, Release, RolloutTarget, Service, Target
+from deployments.reads.page import Page, by_name, newest_first
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RegionTargets:
+    name: str
+    targets: Sequence[Target]
+
+
+def get(actor: Actor, target_id: UUID) -> Target:
+    """One target with what its page names; raises NotFound."""
+    targets = Target.objects.select_related(
+        "service__team",
+        "region__environment",
+        "agent",
+        "release__artifact",
+        "release__config",
+        "stable_release",
+    )
+    return access.get(actor, "target.view", targets, id=target_id)
+
+
+def by_environment(service: Service) -> dict[str, list[RegionTargets]]:
+    """The targets of a service that the caller may see: environment name -> regions in order."""
+    rows = (
+        Target.objects.filter(service=service)
+        .select_related("region__environment", "release", "agent")
+        .defer("reported", "variables", "agent__public_key")
+        .order_by("region__position", "region__name", "name")
+    )
+    found: dict[str, dict[str, list[Target]]] = defaultdict(lambda: defaultdict(list))
+    for target in rows:
+        found[target.region.environment.name][target.region.name].append(target)
+    return {
+        environment: [RegionTargets(name, targets) for name, targets in regions.items()]
+        for environment, regions in found.items()
+    }
+
+
+def running(actor: Actor, release: Release) -> list[Target]:
+    """Where a release runs now, by environment and region."""
+    targets = Target.objects.filter(release=release).select_related("region__environment", "release")
+    return list(access.visible(actor, targets).order_by("region__environment__name", "region__name", "name"))
+
+
+def history(target: Target, before: str = "") -> Page[RolloutTarget]:
+    """The rollouts that this target took part in, newest first."""
+    rows = RolloutTarget.objects.filter(target=target).select_related("rollout__release", "previous_release")
+    return newest_first(rows, before)
+
+
+def agents(actor: Actor, after: str = "") -> Page[Agent]:
+    """Agents that serve a target which the actor may see, with how many targets each serves."""
+    rows: QuerySet[Agent] = access.visible(actor, Agent.objects.all())
+    return by_name(rows.annotate(target_count=Count("targets")), after, size=100)
+
+
+def regions(environments: Sequence[Environment], actor: Actor) -> dict[UUID, list[Region]]:
+    """Regions by environment, each with `target_count`: the targets that the actor may see."""
+    visible = access.visible(actor, Target.objects.all())
+    counts = dict(
+        visible.order_by()
+        .values_list("region_id")
+        .annotate(number=Count("id"))
+        .values_list("region_id", "number")
+    )
+    found: dict[UUID, list[Region]] = defaultdict(list)
+    for region in Region.objects.filter(environment__in=environments).order_by("position", "name"):
+        region.target_count = counts.get(region.id, 0)  # type: ignore[attr-defined]
+        found[region.environment_id].append(region)
+    return found
