@@ -1,0 +1,58 @@
+"""Insert a row: its fields checked first, the database's constraint behind."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.db import models as db
+from psycopg import errors as postgres
+
+from deployments.errors import AlreadyExists, Invalid
+
+M = TypeVar("M", bound=db.Model)
+
+
+def insert(row: M, *, exists: str) -> M:
+    """Insert `row` and return it as the database has it.
+
+    Raises Invalid naming the fields, or AlreadyExists with the sentence `exists` when a row with the
+    same name got there first; the transaction around it stays usable.
+    """
+    check_fields(row)
+    try:
+        with transaction.atomic():
+            row.save(force_insert=True)
+    except IntegrityError as error:
+        if isinstance(error.__cause__, postgres.UniqueViolation):
+            raise AlreadyExists(exists) from None
+        raise
+    row.refresh_from_db(fields=["created_at"])
+    return row
+
+
+def check_fields(row: db.Model, names: Sequence[str] | None = None) -> None:
+    """Check types, lengths and formats of all fields, or of `names`; raises Invalid naming each that fails.
+
+    References are left out: a command looks them up through `access` and says more than "no such row".
+    """
+    skipped = {
+        field.name
+        for field in row._meta.concrete_fields
+        if field.is_relation or (names is not None and field.name not in names) or _is_unset(row, field)
+    }
+    try:
+        row.clean_fields(exclude=skipped)
+    except ValidationError as error:
+        raise Invalid(**{name: " ".join(texts) for name, texts in error.message_dict.items()}) from None
+    for field in row._meta.concrete_fields:
+        value = getattr(row, field.attname)
+        if field.name not in skipped and isinstance(value, str) and "\0" in value:
+            raise Invalid(**{field.name: "must not hold a NUL character"})
+
+
+def _is_unset(row: db.Model, field: "db.Field[object, object]") -> bool:
+    """Whether the database fills the field in."""
+    return hasattr(field, "db_default") and isinstance(
+        getattr(row, field.attname), db.expressions.DatabaseDefault
+    )
