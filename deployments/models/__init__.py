@@ -1,6 +1,7 @@
 from deployments.models.agents import Agent, JoinToken
 from deployments.models.catalog import Environment, Region, Service, Target
 from deployments.models.jobs import QueuedJob
+from deployments.models.logs import LogChunk
 from deployments.models.permissions import TeamGroupObjectPermission, TeamUserObjectPermission
 from deployments.models.releases import Artifact, ConfigSnapshot, Release
 from deployments.models.requests import IdempotencyKey
@@ -25,6 +26,7 @@ __all__ = [
     "Event",
     "IdempotencyKey",
     "JoinToken",
+    "LogChunk",
     "Membership",
     "Plan",
     "QueuedJob",

@@ -1,0 +1,153 @@
+"""What agents see on their targets, written many at a time.
+
+A heartbeat never costs a statement of its own: a web process gathers what its agents say and writes it
+once a second, in a number of statements that does not depend on how many agents there are.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import structlog
+from django.db import connection, transaction
+
+from deployments import events, protocol, queueing
+from deployments.agents import texts
+from deployments.domain.actor import Actor, ActorKind
+from deployments.domain.states import ACTIVE
+
+logger = structlog.get_logger(__name__)
+
+CHANNEL = "slipway_targets"
+"""Payload: the id of a target whose health, status or release changed."""
+
+SEEN = "UPDATE deployments_agent SET last_seen_at = clock_timestamp() WHERE id = ANY(%s)"
+
+# Rows that the engine holds are left out and written with the next observation: neither waits for the
+# other, so they cannot block each other either.
+OBSERVE = """
+    WITH seen AS (
+        SELECT DISTINCT ON (target_id, agent_id) * FROM jsonb_to_recordset(%s::jsonb) AS seen(
+            position integer, agent_id uuid, target_id uuid, health text, report jsonb)
+        ORDER BY target_id, agent_id, position DESC
+    ), old AS (
+        SELECT target.id, target.name, target.agent_id, target.health, target.reported,
+               seen.health AS health_now, seen.report
+        FROM deployments_target target
+        JOIN seen ON seen.target_id = target.id AND seen.agent_id = target.agent_id
+        FOR NO KEY UPDATE OF target SKIP LOCKED
+    ), written AS (
+        UPDATE deployments_target target
+        SET health = old.health_now, reported = old.report, reported_at = clock_timestamp()
+        FROM old WHERE target.id = old.id
+    )
+    SELECT old.id, old.name, old.agent_id, old.health, old.health_now, old.report ->> 'status',
+           old.health <> old.health_now
+           OR old.reported ->> 'status' IS DISTINCT FROM old.report ->> 'status'
+           OR old.reported ->> 'release_id' IS DISTINCT FROM old.report ->> 'release_id'
+    FROM old
+"""
+ROLLOUTS = """
+    SELECT progress.target_id, rollout.id FROM deployments_rollouttarget progress
+    JOIN deployments_rollout rollout ON rollout.id = progress.rollout_id
+    WHERE progress.target_id = ANY(%s) AND rollout.state = ANY(%s) ORDER BY rollout.id
+"""
+
+
+class Observation(msgspec.Struct, frozen=True):
+    agent_id: UUID
+    target: protocol.TargetReport
+
+
+class _Changed(msgspec.Struct, frozen=True):
+    target_id: UUID
+    name: str
+    agent_id: UUID
+    before: str
+    health: str
+    status: str
+
+
+def seen(agent_ids: Collection[UUID]) -> None:
+    """Note that these agents are alive now, by the database's clock."""
+    with connection.cursor() as cursor:
+        cursor.execute(SEEN, [list(agent_ids)])
+
+
+def observe(observations: Sequence[Observation]) -> set[UUID]:
+    """Write what runs on the targets, the last word on each counts; return the ids of those written.
+
+    Only an agent's own targets are written. A target that changed and takes part in an active rollout
+    wakes the engine; changed health is an event of that rollout. Everybody else hears of a change by
+    notification.
+    """
+    rows = [row for position, item in enumerate(observations) if (row := _row(position, item))]
+    if not rows:
+        return set()
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(OBSERVE, [msgspec.json.encode(rows).decode()])
+            found = cursor.fetchall()
+        changed = [_Changed(*fields) for *fields, has_changed in found if has_changed]
+        if changed:
+            _tell(changed)
+    return {row[0] for row in found}
+
+
+def _tell(changed: Sequence[_Changed]) -> None:
+    by_rollout: dict[UUID, list[_Changed]] = {}
+    by_target = {change.target_id: change for change in changed}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_notify(%s, id::text) FROM unnest(%s::uuid[]) AS id", [CHANNEL, list(by_target)]
+        )
+        cursor.execute(ROLLOUTS, [list(by_target), sorted(ACTIVE)])
+        for target_id, rollout_id in cursor.fetchall():
+            by_rollout.setdefault(rollout_id, []).append(by_target[target_id])
+    for rollout_id, targets in by_rollout.items():
+        events.record(
+            actor=Actor(kind=ActorKind.AGENT, id="agents", name="agents"),
+            rollout_id=rollout_id,
+            changes=[_health_event(change) for change in targets if change.before != change.health],
+        )
+    for rollout_id in by_rollout:
+        queueing.tick(rollout_id)
+    for change in changed:
+        if change.before != change.health:
+            logger.info(
+                "target.health", target=change.name, target_id=str(change.target_id), before=change.before,
+                after=change.health,
+            )  # fmt: skip
+
+
+def _health_event(change: _Changed) -> events.Change:
+    return events.Change(
+        verb="target.health",
+        object_kind="target",
+        object_id=str(change.target_id),
+        object_name=change.name,
+        before={"health": change.before},
+        after={"health": change.health},
+        event="target.health",
+        data={"status": change.status, "agent_id": str(change.agent_id)},
+    )
+
+
+def _row(position: int, item: Observation) -> dict[str, Any] | None:
+    target_id = texts.as_id(item.target.target_id)
+    if target_id is None:
+        return None
+    report = msgspec.structs.replace(
+        item.target,
+        release_id=texts.column(item.target.release_id, 36),
+        artifact_digest=texts.column(item.target.artifact_digest, 71),
+        config_digest=texts.column(item.target.config_digest, 71),
+    )
+    return {
+        "position": position,
+        "agent_id": item.agent_id,
+        "target_id": target_id,
+        "health": report.health,
+        "report": msgspec.to_builtins(report) | {"status": report.status, "health": report.health},
+    }

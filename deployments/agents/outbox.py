@@ -1,0 +1,100 @@
+"""Tasks on their way to the agents: rows first, frames afterwards.
+
+A task is marked as sent before its frame is written to a socket. What is lost in between, with the web
+process or with the connection, is sent again when the agent connects anew; the agent's journal makes a
+second delivery harmless.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from deployments import protocol
+from deployments.agents import inbox
+from deployments.agents.instructions import OpenTask, frame, load_releases
+from deployments.domain.states import TASK_OPEN
+from deployments.errors import Invalid
+
+CHANNEL = "slipway_outbox"
+
+# Row locks are skipped, not waited for: a task whose row the engine holds is about to change, and the
+# next look (a notification, or the poll two seconds later) finds it if it is still to be sent.
+TAKE = """
+    WITH due AS (
+        SELECT task.id FROM deployments_task task JOIN deployments_agent agent ON agent.id = task.agent_id
+        WHERE task.agent_id = ANY(%(agents)s) AND task.state = ANY(%(open)s) AND task.expires_at > now()
+          AND (%(again)s OR task.sent_at IS NULL OR task.sent_at < agent.connected_at)
+        ORDER BY task.id LIMIT %(limit)s FOR UPDATE OF task SKIP LOCKED)
+    UPDATE deployments_task task SET sent_at = clock_timestamp()
+    FROM due, deployments_target target, deployments_region region, deployments_environment environment,
+         deployments_service service
+    WHERE task.id = due.id AND target.id = task.target_id AND region.id = target.region_id
+      AND environment.id = region.environment_id AND service.id = target.service_id
+    RETURNING task.id, task.agent_id, task.rollout_id, task.release_id, task.kind, task.attempt, task.fence,
+        task.expires_at, task.request_id, target.id, target.name, target.variables, region.name,
+        environment.name, service.name
+"""
+FIELDS = OpenTask.__slots__
+AT_ONCE = 1000
+"""Tasks taken in one go; whoever gets as many looks again."""
+
+OPEN_STATES = sorted(TASK_OPEN)
+
+
+def notify() -> None:
+    """Tell the web processes, when the caller's transaction commits, that there are tasks to send."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, '')", [CHANNEL])
+
+
+def take(agent_ids: Sequence[UUID]) -> list[tuple[UUID, UUID, str]]:
+    """Mark the unsent tasks of these agents as sent; return (agent id, task id, frame), oldest first.
+
+    Three statements, however many tasks. A task whose configuration cannot be resolved for its target
+    is answered here, as a report `failed` with code `invalid_config`, and holds nobody else back.
+    """
+    return _take(agent_ids, again=False)
+
+
+def resend(agent_ids: Sequence[UUID]) -> list[tuple[UUID, UUID, str]]:
+    """As `take`, with the open tasks that were sent before: for an agent that has just connected."""
+    return _take(agent_ids, again=True)
+
+
+def _take(agent_ids: Sequence[UUID], *, again: bool) -> list[tuple[UUID, UUID, str]]:
+    if not agent_ids:
+        return []
+    frames: list[tuple[UUID, UUID, str]] = []
+    failures: list[tuple[UUID, protocol.TaskReport]] = []
+    with transaction.atomic():
+        tasks = _mark(agent_ids, again=again)
+        releases = load_releases({task.release_id for task in tasks if task.release_id})
+        for task in tasks:
+            try:
+                frames.append((task.agent_id, task.task_id, frame(task, releases)))
+            except Invalid as error:
+                failures.append((task.agent_id, _invalid_config(task, error)))
+        inbox.accept(failures)
+    return frames
+
+
+def _mark(agent_ids: Sequence[UUID], *, again: bool) -> list[OpenTask]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            TAKE, {"agents": list(agent_ids), "open": OPEN_STATES, "again": again, "limit": AT_ONCE}
+        )
+        rows = cursor.fetchall()
+    tasks = [OpenTask(**dict(zip(FIELDS, row, strict=True))) for row in rows]
+    return sorted(tasks, key=lambda task: task.task_id)
+
+
+def _invalid_config(task: OpenTask, error: Invalid) -> protocol.TaskReport:
+    return protocol.TaskReport(
+        task_id=str(task.task_id),
+        attempt=task.attempt,
+        fence=task.fence,
+        status="failed",
+        code="invalid_config",
+        message=error.message,
+    )
