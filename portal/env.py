@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 T = TypeVar("T")
+C = TypeVar("C", bound=StrEnum)
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1", "testserver"})
@@ -146,12 +147,13 @@ class _Source:
 
         return self._parsed(name, parse, default, f"set it to a whole number of {minimum} or more")
 
-    def choice(self, name: str, kind: Callable[[str], T], *, default: T) -> T:
-        def parse(text: str) -> T:
-            return kind(text.upper() if isinstance(default, LogLevel) else text.lower())
+    def choice(self, name: str, kind: type[C], *, default: C) -> C:
+        words = {member.value.lower(): member for member in kind}
 
-        allowed = ", ".join(type(default))  # type: ignore[call-overload]
-        return self._parsed(name, parse, default, f"set it to one of: {allowed}")
+        def parse(text: str) -> C:
+            return words[text.lower()]
+
+        return self._parsed(name, parse, default, f"set it to one of: {', '.join(words)}")
 
     def path(self, name: str, *, default: Path) -> Path:
         return self.optional_path(name) or default

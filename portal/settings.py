@@ -1,6 +1,7 @@
 """The one settings module. What an operator decides comes from `portal.env`; the rest is decided here."""
 
 import os
+from typing import Any
 
 from csp.constants import NONE, SELF
 
@@ -172,7 +173,7 @@ SPECTACULAR_SETTINGS = {
 
 # --- jobs ---------------------------------------------------------------------------------------------
 
-Q_CLUSTER = {
+Q_CLUSTER: dict[str, Any] = {
     "name": "slipway",
     "broker_class": "deployments.broker.PostgresBroker",
     "workers": SLIPWAY.worker_processes,

@@ -1,0 +1,31 @@
+"""`manage.py web`: pages, REST and both kinds of socket, served by uvicorn."""
+
+from typing import Any
+
+import uvicorn
+from django.core.management.base import BaseCommand, CommandParser
+
+
+class Command(BaseCommand):
+    help = "Serve pages, REST and websockets."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+        parser.add_argument("--port", type=int, default=8000, help="port (default %(default)s)")
+        parser.add_argument("--processes", type=int, default=1, help="processes (default %(default)s)")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        uvicorn.run(
+            "portal.asgi:application",
+            host=options["host"],
+            port=options["port"],
+            workers=options["processes"],
+            # The faster of uvicorn's websocket implementations, and the one that is maintained.
+            ws="websockets-sansio",
+            # Django sees no lifespan events, and has logging of its own.
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            # Sockets of agents and browsers stay open for ever: they are told to come back elsewhere.
+            timeout_graceful_shutdown=3,
+        )
