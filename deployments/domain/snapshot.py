@@ -36,6 +36,7 @@ class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
     health: str
     """As the agent last reported: healthy, unhealthy or unknown."""
     reported_at: datetime | None
+    error: str
     agent: str
     agent_seen_at: datetime | None
     task: TaskFacts | None = None

@@ -65,7 +65,7 @@ ALLOWED_BATCH: dict[BatchState, frozenset[BatchState]] = {
     B.PENDING: frozenset({B.RUNNING}),
     B.RUNNING: frozenset({B.BAKING, B.SUCCEEDED, B.FAILED}),
     B.BAKING: frozenset({B.SUCCEEDED, B.FAILED}),
-    B.SUCCEEDED: frozenset(),
+    B.SUCCEEDED: frozenset({B.FAILED}),
     B.FAILED: frozenset({B.RUNNING}),
 }
 

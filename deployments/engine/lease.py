@@ -53,9 +53,7 @@ def claim(rollout_id: UUID, active: list[str]) -> Lease | None:
     """Take the lease. None when the rollout is at its end, or somebody holds it: they will look again."""
     owner = uuid.uuid4().hex
     with connection.cursor() as cursor:
-        cursor.execute(
-            CLAIM, {"owner": owner, "seconds": LEASE_SECONDS, "id": rollout_id, "active": active}
-        )
+        cursor.execute(CLAIM, {"owner": owner, "seconds": LEASE_SECONDS, "id": rollout_id, "active": active})
         row = cursor.fetchone()
     return Lease(rollout_id, owner, row[1]) if row and row[0] else None
 

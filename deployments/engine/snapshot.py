@@ -21,7 +21,7 @@ SELECT jsonb_build_object(
         SELECT coalesce(jsonb_agg(jsonb_build_object(
             'id', rt.id, 'target_id', rt.target_id, 'name', t.name, 'batch', b.position,
             'state', rt.state, 'state_since', rt.state_since, 'attempts', rt.attempts,
-            'retry_at', rt.retry_at, 'touched', rt.touched,
+            'retry_at', rt.retry_at, 'touched', rt.touched, 'error', rt.error,
             'has_previous', rt.previous_release_id IS NOT NULL,
             'health', t.health, 'reported_at', t.reported_at,
             'agent', coalesce(a.name, ''), 'agent_seen_at', a.last_seen_at,

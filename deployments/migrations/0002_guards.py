@@ -33,7 +33,7 @@ MOVES = {
         "pending": ["running"],
         "running": ["baking", "failed", "succeeded"],
         "baking": ["failed", "succeeded"],
-        "succeeded": [],
+        "succeeded": ["failed"],
         "failed": ["running"],
     },
     "deployments_rollouttarget": {

@@ -1,0 +1,48 @@
+"""Time's wake-ups: due timers and what was lost. Any number may run; one works, by advisory lock."""
+
+import threading
+import time
+
+import structlog
+from django.db import OperationalError, close_old_connections, connection
+
+from deployments import queueing
+from deployments.engine import sweep
+
+log = structlog.get_logger(__name__)
+
+LEADER_LOCK = 0x51197A7
+INTERVAL_SECONDS = 0.2
+SWEEP_EVERY_SECONDS = 2.0
+
+
+def run(stop: threading.Event) -> None:
+    """Work until `stop` is set; survives a database that goes away."""
+    swept_at = 0.0
+    while not stop.wait(INTERVAL_SECONDS):
+        try:
+            if not _leads():
+                continue
+            now = time.monotonic()
+            found = sweep.due()
+            if now - swept_at >= SWEEP_EVERY_SECONDS:
+                found += sweep.lost()
+                swept_at = now
+            for rollout_id in dict.fromkeys(found):
+                queueing.tick(rollout_id)
+        except OperationalError as error:
+            log.warning("the database is away", error=str(error).splitlines()[0])
+            close_old_connections()
+            connection.close()
+
+
+def _leads() -> bool:
+    """Take the leader's lock on this connection, or see that it is held; it goes with the connection."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 "
+            "AND objid = %s AND pid = pg_backend_pid()) OR pg_try_advisory_lock(%s)",
+            [LEADER_LOCK, LEADER_LOCK],
+        )
+        row = cursor.fetchone()
+    return bool(row and row[0])

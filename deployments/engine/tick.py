@@ -1,0 +1,55 @@
+"""One look at one rollout: claim, read, decide, write, let go. Milliseconds, and repeatable at any point."""
+
+from uuid import UUID
+
+import structlog
+from django.db import transaction
+
+from deployments.domain.actor import Actor
+from deployments.domain.states import ACTIVE, RolloutState
+from deployments.engine import lease
+from deployments.engine.apply import apply
+from deployments.engine.planner import plan
+from deployments.engine.snapshot import load
+from deployments.engine.transition import Moves
+from deployments.models import Rollout
+
+log = structlog.get_logger(__name__)
+
+
+def tick(rollout_id: UUID, *, request_id: str = "") -> bool:
+    """Move the rollout as far as it can go now.
+
+    Returns False when there was nothing to own: it is at its end, or another worker holds the lease and
+    will look again on its own. Raises LeaseLost when this worker was too slow and another took over.
+    """
+    owned = False
+    while held := lease.claim(rollout_id, sorted(ACTIVE)):
+        owned = True
+        if not _once(held, request_id):
+            break
+    return owned
+
+
+def _once(held: lease.Lease, request_id: str) -> bool:
+    """Do one round under the lease; True when somebody asked for another in the meantime."""
+    with transaction.atomic():
+        now = lease.guard(held)
+        rollout = Rollout.objects.select_related("release__service", "environment").get(id=held.rollout_id)
+        before = RolloutState(rollout.state)
+        moves = Moves(rollout, actor=Actor.system("engine", request_id=request_id), now=now)
+        moves.take_reports()
+        snapshot = load(held.rollout_id)
+        actions = plan(snapshot, now)
+        apply(actions, snapshot, moves, fence=held.fence, now=now)
+        moves.record()
+        again = lease.release(held)
+    if rollout.state != before:
+        log.info(
+            "rollout moved",
+            rollout=str(rollout.id),
+            before=before,
+            after=str(rollout.state),
+            reason=rollout.outcome,
+        )
+    return again
