@@ -178,6 +178,8 @@ class TargetReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     pid: int = 0
     started_at: float = 0.0
     restarts: int = 0
+    modified: tuple[str, ...] = ()
+    """Files of the active release that differ from what was unpacked and configured; the first ten."""
 
 
 class Hello(Message, frozen=True, tag="hello"):
@@ -194,6 +196,10 @@ class Hello(Message, frozen=True, tag="hello"):
 class Heartbeat(Message, frozen=True, tag="heartbeat"):
     number: int
     targets: tuple[TargetReport, ...] = ()
+    """All that the agent serves, split over several heartbeats where they are many; between two rounds,
+    those whose state has just changed."""
+    refused: int = 0
+    """Instructions that this process of the agent refused for a wrong signature, since its start."""
 
 
 class TaskReport(Message, frozen=True, tag="report"):

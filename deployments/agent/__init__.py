@@ -1,0 +1,3 @@
+"""The program on the target: dials out, stages, activates, watches and reports. Never Django."""
+
+__version__ = "0.1.0"

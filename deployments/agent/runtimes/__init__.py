@@ -1,0 +1,1 @@
+"""Runtimes: how a release becomes something that runs. One file a kind."""
