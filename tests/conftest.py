@@ -71,6 +71,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config._inicache.setdefault("asyncio_default_fixture_loop_scope", "function")
     # A log-in costs 0.2 s with the real hasher, and hundreds of tests log in.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    _flush_past_the_guards()
+
+
+def _flush_past_the_guards() -> None:
+    """Let tests with `transaction=True` empty the tables afterwards.
+
+    The database refuses TRUNCATE on what must never change. Only a superuser, which the session's own
+    PostgreSQL gives us, may look past its triggers.
+    """
+    from django.db.backends.postgresql.operations import DatabaseOperations
+
+    flush = DatabaseOperations.execute_sql_flush
+
+    def flush_as_replica(self: DatabaseOperations, sql_list: list[str]) -> None:
+        flush(self, ["SET LOCAL session_replication_role = replica", *sql_list])
+
+    DatabaseOperations.execute_sql_flush = flush_as_replica
 
 
 def find_chromium() -> str | None:
