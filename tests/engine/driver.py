@@ -1,0 +1,88 @@
+"""Drives the engine in a test: the agents' answers, and ticks until nothing moves."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+from deployments import protocol
+from deployments.agents import inbox
+from deployments.domain.states import TASK_OPEN, RolloutState
+from deployments.engine.tick import tick
+from deployments.models import Rollout, RolloutTarget, Service, Target, Task
+from deployments.services.rollouts import start_rollout
+from tests.fixtures import Person, World
+
+
+@dataclasses.dataclass
+class Driver:
+    world: World
+    actor: Person
+
+    def start(self, service: Service, version: str, **strategy: Any) -> Rollout:
+        release = service.releases.filter(version=version).first() or self.world.release(service, version)
+        return start_rollout(
+            actor=self.actor,
+            service_id=service.id,
+            environment_id=self.world.prod.id,
+            release_id=release.id,
+            strategy=strategy,
+            reason="test",
+        )
+
+    def tick(self, rollout: Rollout) -> Rollout:
+        tick(rollout.id)
+        rollout.refresh_from_db()
+        return rollout
+
+    def open_tasks(self, rollout: Rollout) -> list[Task]:
+        return list(
+            Task.objects.filter(rollout=rollout, state__in=TASK_OPEN)
+            .select_related("target")
+            .order_by("id")
+        )
+
+    def report(self, task: Task, status: str = "succeeded", **fields: Any) -> None:
+        report = protocol.TaskReport(
+            task_id=str(task.id), attempt=task.attempt, fence=task.fence, status=status, **fields
+        )
+        inbox.accept([(task.agent_id, report)])
+
+    def answer(
+        self,
+        rollout: Rollout,
+        *,
+        failing: Collection[str] = (),
+        kind: str = Task.Kind.ACTIVATE,
+        code: str = "unhealthy",
+    ) -> int:
+        """Answer every open task, those of `kind` on `failing` targets with a failure; then tick."""
+        tasks = self.open_tasks(rollout)
+        for task in tasks:
+            if task.target.name in failing and task.kind == kind:
+                self.report(task, "failed", code=code, message=f"{code} on purpose")
+            else:
+                self.report(task)
+        self.tick(rollout)
+        return len(tasks)
+
+    def finish(self, rollout: Rollout, *, failing: Collection[str] = ()) -> Rollout:
+        """Answer until no task is open and nothing moves."""
+        self.tick(rollout)
+        for _ in range(1000):
+            if not self.answer(rollout, failing=failing):
+                return rollout
+        raise AssertionError("the rollout does not come to rest")
+
+    def deployed(self, service: Service, version: str) -> Rollout:
+        rollout = self.finish(self.start(service, version))
+        assert rollout.state == RolloutState.SUCCEEDED, rollout.outcome
+        return rollout
+
+    def states(self, rollout: Rollout) -> dict[str, str]:
+        rows = RolloutTarget.objects.filter(rollout=rollout).select_related("target")
+        return {row.target.name: row.state for row in rows}
+
+    def running(self, service: Service) -> dict[str, str | None]:
+        """Target name -> version that was last sent to it."""
+        rows = Target.objects.filter(service=service).select_related("release")
+        return {row.name: row.release.version if row.release else None for row in rows}
