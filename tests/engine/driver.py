@@ -36,9 +36,7 @@ class Driver:
 
     def open_tasks(self, rollout: Rollout) -> list[Task]:
         return list(
-            Task.objects.filter(rollout=rollout, state__in=TASK_OPEN)
-            .select_related("target")
-            .order_by("id")
+            Task.objects.filter(rollout=rollout, state__in=TASK_OPEN).select_related("target").order_by("id")
         )
 
     def report(self, task: Task, status: str = "succeeded", **fields: Any) -> None:
