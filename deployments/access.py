@@ -1,4 +1,4 @@
-"""The one door for permission, and the only importer of guardian.
+"""The one door for permission, and the only reader and writer of guardian's rows.
 
 Memberships are the source of truth; `project` writes them into guardian's direct-foreign-key rows in
 the same transaction. `require` decides about one object, `visible` filters a list in SQL. What is not
