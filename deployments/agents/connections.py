@@ -1,28 +1,27 @@
 """Which web process holds which agent's socket. One agent has one: a later connection ends the earlier."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from uuid import UUID
 
-import msgspec
 from django.db import connection, transaction
 
+from deployments.agents import texts
 from deployments.models import Agent, Target
 
 CHANNEL = "slipway_agents"
-"""Payload: `AGENT_ID PROCESS`: the agent connected to this process, all others let go of it."""
+"""Payload: the id of an agent that has just connected somewhere."""
 
 CONNECT = """
     UPDATE deployments_agent
-    SET connected_to = %(process)s, connected_at = clock_timestamp(), last_seen_at = clock_timestamp(),
+    SET connected_to = %(place)s, connected_at = clock_timestamp(), last_seen_at = clock_timestamp(),
         hostname = %(hostname)s, software = %(software)s
     WHERE id = %(agent)s AND revoked_at IS NULL RETURNING id
 """
-DISCONNECT = "UPDATE deployments_agent SET connected_to = '' WHERE id = ANY(%s) AND connected_to = %s"
-
-
-class Connected(msgspec.Struct, frozen=True):
-    targets: dict[str, str]
-    """Target id -> name."""
+DISCONNECT = """
+    UPDATE deployments_agent SET connected_to = ''
+    FROM unnest(%s::uuid[], %s::text[]) AS held(id, place)
+    WHERE deployments_agent.id = held.id AND connected_to = held.place
+"""
 
 
 def key_of(agent_id: UUID) -> bytes | None:
@@ -31,32 +30,35 @@ def key_of(agent_id: UUID) -> bytes | None:
     return bytes(key) if key is not None else None
 
 
-def connect(agent_id: UUID, process: str, *, hostname: str, software: str) -> Connected | None:
-    """Note that `process` holds the agent's socket now; None when the agent was revoked meanwhile."""
+def connect(agent_id: UUID, place: str, *, hostname: str, software: str) -> dict[str, str] | None:
+    """Note that the agent's socket is at `place`, which names web process and connection.
+
+    Returns what the agent serves, target id -> name, or None when it was revoked in the meantime.
+    """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             CONNECT,
             {
-                "process": process,
+                "place": place,
                 "agent": agent_id,
-                "hostname": hostname.replace("\0", "")[:255],
-                "software": software.replace("\0", "")[:64],
+                "hostname": texts.column(hostname, 255),
+                "software": texts.column(software, 64),
             },
         )
         if cursor.fetchone() is None:
             return None
-        cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{agent_id} {process}"])
+        cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(agent_id)])
         targets = Target.objects.filter(agent_id=agent_id).values_list("id", "name")
-        return Connected({str(target_id): name for target_id, name in targets})
+        return {str(target_id): name for target_id, name in targets}
 
 
-def disconnect(agent_ids: Collection[UUID], process: str) -> None:
-    """Note that `process` no longer holds these agents' sockets, where nobody else took them over."""
+def disconnect(held: Mapping[UUID, str]) -> None:
+    """Note that these agents' sockets (agent id -> place) are gone, where no later one took over."""
     with connection.cursor() as cursor:
-        cursor.execute(DISCONNECT, [list(agent_ids), process])
+        cursor.execute(DISCONNECT, [list(held), list(held.values())])
 
 
-def lost(agent_ids: Collection[UUID], process: str) -> set[UUID]:
-    """Those of `process`'s agents that were revoked, deleted or taken over by another process."""
-    kept = Agent.objects.filter(pk__in=agent_ids, revoked_at=None, connected_to=process)
-    return set(agent_ids) - set(kept.values_list("id", flat=True))
+def lost(held: Mapping[UUID, str]) -> set[UUID]:
+    """Those of these agents (agent id -> place) that were revoked or have connected elsewhere since."""
+    kept = Agent.objects.filter(pk__in=list(held), revoked_at=None).values_list("id", "connected_to")
+    return held.keys() - {agent_id for agent_id, place in kept if place == held[agent_id]}

@@ -69,8 +69,8 @@ class _Changed(msgspec.Struct, frozen=True):
     status: str
 
 
-def seen(agent_ids: Collection[UUID]) -> None:
-    """Note that these agents are alive now, by the database's clock."""
+def are_alive(agent_ids: Collection[UUID]) -> None:
+    """Note that these agents were heard of now, by the database's clock."""
     with connection.cursor() as cursor:
         cursor.execute(SEEN, [list(agent_ids)])
 

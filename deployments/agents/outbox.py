@@ -24,7 +24,7 @@ TAKE = """
     WITH due AS (
         SELECT task.id FROM deployments_task task JOIN deployments_agent agent ON agent.id = task.agent_id
         WHERE task.agent_id = ANY(%(agents)s) AND task.state = ANY(%(open)s) AND task.expires_at > now()
-          AND (%(again)s OR task.sent_at IS NULL OR task.sent_at < agent.connected_at)
+          AND (task.sent_at IS NULL OR task.sent_at < agent.connected_at)
         ORDER BY task.id LIMIT %(limit)s FOR UPDATE OF task SKIP LOCKED)
     UPDATE deployments_task task SET sent_at = clock_timestamp()
     FROM due, deployments_target target, deployments_region region, deployments_environment environment,
@@ -34,6 +34,10 @@ TAKE = """
     RETURNING task.id, task.agent_id, task.rollout_id, task.release_id, task.kind, task.attempt, task.fence,
         task.expires_at, task.request_id, target.id, target.name, target.variables, region.name,
         environment.name, service.name
+"""
+FORGET = """
+    UPDATE deployments_task SET sent_at = NULL
+    WHERE agent_id = ANY(%s) AND state = ANY(%s) AND sent_at IS NOT NULL
 """
 FIELDS = OpenTask.__slots__
 AT_ONCE = 1000
@@ -54,21 +58,12 @@ def take(agent_ids: Sequence[UUID]) -> list[tuple[UUID, UUID, str]]:
     Three statements, however many tasks. A task whose configuration cannot be resolved for its target
     is answered here, as a report `failed` with code `invalid_config`, and holds nobody else back.
     """
-    return _take(agent_ids, again=False)
-
-
-def resend(agent_ids: Sequence[UUID]) -> list[tuple[UUID, UUID, str]]:
-    """As `take`, with the open tasks that were sent before: for an agent that has just connected."""
-    return _take(agent_ids, again=True)
-
-
-def _take(agent_ids: Sequence[UUID], *, again: bool) -> list[tuple[UUID, UUID, str]]:
     if not agent_ids:
         return []
     frames: list[tuple[UUID, UUID, str]] = []
     failures: list[tuple[UUID, protocol.TaskReport]] = []
     with transaction.atomic():
-        tasks = _mark(agent_ids, again=again)
+        tasks = _mark(agent_ids)
         releases = load_releases({task.release_id for task in tasks if task.release_id})
         for task in tasks:
             try:
@@ -79,11 +74,17 @@ def _take(agent_ids: Sequence[UUID], *, again: bool) -> list[tuple[UUID, UUID, s
     return frames
 
 
-def _mark(agent_ids: Sequence[UUID], *, again: bool) -> list[OpenTask]:
+def resend(agent_ids: Sequence[UUID]) -> list[tuple[UUID, UUID, str]]:
+    """As `take`, with the open tasks that were sent before: for agents that have just connected."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(FORGET, [list(agent_ids), OPEN_STATES])
+        return take(agent_ids)
+
+
+def _mark(agent_ids: Sequence[UUID]) -> list[OpenTask]:
     with connection.cursor() as cursor:
-        cursor.execute(
-            TAKE, {"agents": list(agent_ids), "open": OPEN_STATES, "again": again, "limit": AT_ONCE}
-        )
+        cursor.execute(TAKE, {"agents": list(agent_ids), "open": OPEN_STATES, "limit": AT_ONCE})
         rows = cursor.fetchall()
     tasks = [OpenTask(**dict(zip(FIELDS, row, strict=True))) for row in rows]
     return sorted(tasks, key=lambda task: task.task_id)

@@ -1,0 +1,49 @@
+"""Pages, REST and both kinds of socket in one ASGI application.
+
+    uvicorn portal.asgi:application --ws websockets-sansio --ws-per-message-deflate false \\
+        --timeout-graceful-shutdown 2
+
+Compression is off because it would be done once for each socket, where the fan-out encodes once for all;
+the shutdown has a limit because a peer that no longer reads would hold it up.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+os.environ.setdefault("SLIPWAY_PROCESS", "web")
+pages = get_asgi_application()
+
+# After Django is set up: these import models.
+from portal.live import process  # noqa: E402
+from portal.live.routing import websockets  # noqa: E402
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    match scope["type"]:
+        case "http":
+            await pages(scope, receive, send)  # type: ignore[arg-type]  # ASGI's types differ in name only
+        case "websocket":
+            await websockets(scope, receive, send)
+        case "lifespan":
+            await lifespan(receive, send)
+
+
+async def lifespan(receive: Receive, send: Send) -> None:
+    """Start listening before the first socket comes, and stop after the last has gone."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            process.current()
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await process.stop()
+            await send({"type": "lifespan.shutdown.complete"})
+            return

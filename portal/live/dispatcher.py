@@ -1,0 +1,206 @@
+"""Between the agents' sockets of this web process and the rows: tasks go down, everything else comes up.
+
+There is one of these in a process, not one for each connection: a wake-up takes the tasks of all
+connected agents in one go, and what the agents say is gathered before it is written.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+import structlog
+from django.db import DatabaseError, InterfaceError
+
+from deployments import protocol
+from deployments.agents import connections, inbox, logs, observations, outbox
+from deployments.agents.observations import Observation
+from portal.live.database import Database
+from portal.live.gatherer import Gatherer
+from portal.live.outlet import REPLACED, Outlet
+from portal.logging import redact_text
+
+logger = structlog.get_logger(__name__)
+
+POLL_SECONDS = 2.0
+"""For tasks whose notification was lost."""
+CHECK_SECONDS = 5.0
+HEARTBEATS_EVERY_SECONDS = 1.0
+LOGS_EVERY_SECONDS = 0.2
+PRUNE_AFTER_CHUNKS = 50
+RETRY_SECONDS = 0.5
+
+
+class AgentSocket:
+    """One agent's connection, once it has proved who it is."""
+
+    __slots__ = ("agent_id", "outlet", "place", "refused")
+
+    def __init__(self, agent_id: UUID, place: str, outlet: Outlet) -> None:
+        self.agent_id = agent_id
+        self.place = place
+        self.outlet = outlet
+        self.refused = 0
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """What one agent said in a heartbeat; `last_try`: it was kept over once already."""
+
+    agent_id: UUID
+    targets: tuple[protocol.TargetReport, ...]
+    last_try: bool = False
+
+
+class Dispatcher:
+    def __init__(self, database: Database, counts: Counter[str]) -> None:
+        self._database = database
+        self.counts = counts
+        """What was refused and why, since the process began."""
+        self.connected: dict[UUID, AgentSocket] = {}
+        self._again: set[UUID] = set()
+        self._suspects: set[UUID] = set()
+        self._wake = asyncio.Event()
+        self._suspicion = asyncio.Event()
+        self._chunks: Counter[UUID] = Counter()
+        self.reports = Gatherer[inbox.Report]("reports", self._write_reports)
+        self.beats = Gatherer[Beat]("heartbeats", self._write_beats, every_seconds=HEARTBEATS_EVERY_SECONDS)
+        self.logs = Gatherer[logs.Chunk]("logs", self._write_logs, every_seconds=LOGS_EVERY_SECONDS)
+        self.departures = Gatherer[tuple[UUID, str]]("departures", self._write_departures)
+
+    def arrived(self, socket: AgentSocket) -> None:
+        """Serve this connection from now on, instead of an earlier one of the same agent."""
+        if earlier := self.connected.get(socket.agent_id):
+            earlier.outlet.close(REPLACED)
+        self.connected[socket.agent_id] = socket
+        self._again.add(socket.agent_id)
+        self._wake.set()
+
+    def left(self, socket: AgentSocket) -> None:
+        if self.connected.get(socket.agent_id) is socket:
+            del self.connected[socket.agent_id]
+        self.departures.add((socket.agent_id, socket.place))
+
+    def tasks_wait(self) -> None:
+        self._wake.set()
+
+    def connected_somewhere(self, agent_id: UUID) -> None:
+        """The agent connected, here or elsewhere: the socket that this process holds may be an old one."""
+        if agent_id in self.connected:
+            self._suspects.add(agent_id)
+            self._suspicion.set()
+
+    def look_at_everything(self) -> None:
+        self._wake.set()
+        self._suspects.update(self.connected)
+        self._suspicion.set()
+
+    async def send_tasks(self) -> None:
+        """Send tasks as they come until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if not self.connected:
+                continue
+            again, self._again = self._again & self.connected.keys(), set()
+            try:
+                frames = await self._database.run(outbox.resend, list(again)) if again else []
+                frames += await self._database.run(outbox.take, list(self.connected))
+            except (DatabaseError, InterfaceError) as error:
+                # Tasks may have been marked as sent and not been handed over: send all open ones again.
+                logger.warning("live.outbox_failed", error=str(error))
+                self._again.update(self.connected)
+                await asyncio.sleep(RETRY_SECONDS)
+                self._wake.set()
+                continue
+            for agent_id, _task_id, frame in frames:
+                if socket := self.connected.get(agent_id):
+                    socket.outlet.write(frame)
+            if len(frames) >= outbox.AT_ONCE:
+                self._wake.set()
+
+    async def drop_lost(self) -> None:
+        """Close the sockets of agents that were revoked or connected elsewhere, until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self._suspicion.wait()
+            except TimeoutError:
+                self._suspects.update(self.connected)
+            self._suspicion.clear()
+            suspects, self._suspects = self._suspects, set()
+            held = {agent_id: self.connected[agent_id] for agent_id in suspects & self.connected.keys()}
+            if not held:
+                continue
+            places = {agent_id: socket.place for agent_id, socket in held.items()}
+            try:
+                lost = await self._database.run(connections.lost, places)
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("live.recheck_failed", error=str(error))
+                continue
+            for agent_id in lost:
+                held[agent_id].outlet.close(REPLACED)
+
+    async def _write_reports(self, lot: Sequence[inbox.Report]) -> None:
+        accepted = await self._database.run(_accept, lot)
+        self.counts["report_new"] += accepted.new
+        self.counts["report_duplicate"] += accepted.duplicates
+        if accepted.refused:
+            self.counts["report_refused"] += accepted.refused
+            logger.warning("agent.reports_refused", reports=accepted.refused)
+        for agent_id, ack in accepted.acks:
+            if socket := self.connected.get(agent_id):
+                socket.outlet.write(protocol.encode(ack))
+
+    async def _write_beats(self, lot: Sequence[Beat]) -> None:
+        written = await self._database.run(_observe, lot)
+        for beat in lot:
+            left = tuple(target for target in beat.targets if target.target_id not in written)
+            if left and not beat.last_try:
+                self.beats.add(Beat(beat.agent_id, left, last_try=True))
+
+    async def _write_logs(self, lot: Sequence[logs.Chunk]) -> None:
+        for target_id in await self._database.run(_append, lot):
+            self._chunks[target_id] += 1
+        full = [target_id for target_id, chunks in self._chunks.items() if chunks >= PRUNE_AFTER_CHUNKS]
+        if full:
+            await self._database.run(logs.prune, full)
+            for target_id in full:
+                del self._chunks[target_id]
+
+    async def _write_departures(self, lot: Sequence[tuple[UUID, str]]) -> None:
+        await self._database.run(connections.disconnect, dict(lot))
+
+
+def _accept(lot: Sequence[inbox.Report]) -> inbox.Accepted:
+    return inbox.accept(
+        [
+            (
+                agent_id,
+                msgspec.structs.replace(
+                    report,
+                    message=redact_text(report.message),
+                    log_tail=tuple(map(redact_text, report.log_tail)),
+                ),
+            )
+            for agent_id, report in lot
+        ]
+    )
+
+
+def _observe(lot: Sequence[Beat]) -> set[str]:
+    observations.are_alive({beat.agent_id for beat in lot})
+    written = observations.observe(
+        [Observation(beat.agent_id, target) for beat in lot for target in beat.targets]
+    )
+    return {str(target_id) for target_id in written}
+
+
+def _append(lot: Sequence[logs.Chunk]) -> set[UUID]:
+    return logs.append(
+        [(agent_id, msgspec.structs.replace(chunk, text=redact_text(chunk.text))) for agent_id, chunk in lot]
+    )
