@@ -138,10 +138,6 @@ class Runner:
             self._cancel(instruction)
             return
         async with target.turn:
-            if instruction.fence < self._journal.highest_fence(instruction.target_id):
-                raise TaskFailure(
-                    "stale_fence", "While the instruction waited, another orchestrator has taken over."
-                )
             log.info("%s begins", type(instruction).__name__)
             if isinstance(instruction, protocol.Stage):
                 await target.stage(instruction.release)
@@ -171,7 +167,7 @@ class Runner:
             message = "The task was cancelled; what runs is as the target's state says."
         status = "cancelled" if cancelled else "succeeded"
         if failure is not None:
-            status = "refused" if failure.code == "stale_fence" else "failed"
+            status = "failed"
             message = failure.message
             if target is not None and isinstance(instruction, protocol.Activate):
                 tail = await target.failed_tail(instruction.release.release_id)

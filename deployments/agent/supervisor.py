@@ -10,6 +10,7 @@ import logging
 import secrets as random_names
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -50,6 +51,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: float = 0.0
     restarts: int = 0
     log_start: int = 0
+
+
+@dataclass(frozen=True)
+class Started:
+    """One start of a service: what runs and who watches it, whatever has become of it since."""
+
+    instance: Instance
+    monitor: Monitor
 
 
 class Supervisor:
@@ -115,14 +124,14 @@ class Supervisor:
             modified=self.modified,
         )
 
-    def runs(self, task_id: str, attempt: int) -> bool:
-        """Whether this very task has already started what runs: it was interrupted later than that."""
+    def started_by(self, task_id: str, attempt: int) -> Started | None:
+        """What runs, when this very task has already started it: it was interrupted later than that."""
         record = self._record
-        return (
-            self._instance is not None
-            and record is not None
-            and (record.task_id, record.attempt) == (task_id, attempt)
-        )
+        if self._instance is None or self._monitor is None or record is None:
+            return None
+        if (record.task_id, record.attempt) != (task_id, attempt):
+            return None
+        return Started(self._instance, self._monitor)
 
     async def log_tail(self) -> tuple[str, ...]:
         return await on_disk(logfile.tail, self.log_path, self.log_start, self.secret_values)
@@ -157,7 +166,7 @@ class Supervisor:
 
     # Changing what runs.
 
-    async def replace(self, spec: protocol.ReleaseSpec, task_id: str, attempt: int) -> None:
+    async def replace(self, spec: protocol.ReleaseSpec, task_id: str, attempt: int) -> Started:
         """Stop what runs, switch `current`, start `spec`.
 
         All that can be known to fail is done or tried first: a TaskFailure or OSError before the stop
@@ -178,7 +187,7 @@ class Supervisor:
             link.unlink(missing_ok=True)
             raise
 
-        async def swap() -> None:
+        async def swap() -> Started:
             await self._halt()
             written.replace(self._record_path)
             self._record, self._spec, self._env = record, spec, env
@@ -186,12 +195,12 @@ class Supervisor:
             self.releases.switch(link)
             self._idle = "starting"
             try:
-                await self._start(launch)
+                return await self._start(launch)
             finally:
                 self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.target_id}")
                 self._on_change(self.target_id)
 
-        await uninterrupted(swap())
+        return await uninterrupted(swap())
 
     async def clear(self) -> None:
         """Stop what runs and leave the target empty."""
@@ -209,14 +218,12 @@ class Supervisor:
 
         await uninterrupted(clear())
 
-    async def verdict(self) -> None:
-        """Wait until the instance that was just started is healthy.
+    async def verdict(self, started: Started) -> None:
+        """Wait until what was started is healthy.
 
         Raises TaskFailure: `exited`, `start_failed`, or `unhealthy` after the deadline of its check.
         """
-        instance, monitor = self._instance, self._monitor
-        if instance is None or monitor is None:
-            raise TaskFailure("exited", "The service ended before it was healthy; see its last lines.")
+        instance, monitor = started.instance, started.monitor
         ended = asyncio.ensure_future(instance.wait())
         settled = asyncio.ensure_future(monitor.settled.wait())
         try:
@@ -269,7 +276,7 @@ class Supervisor:
             token=record.token,
         )
 
-    async def _start(self, launch: Launch) -> None:
+    async def _start(self, launch: Launch) -> Started:
         """Start and watch; raises TaskFailure."""
         assert self._record is not None
         self._record = msgspec.structs.replace(self._record, log_start=logfile.size(self.log_path))
@@ -279,7 +286,8 @@ class Supervisor:
         )
         self._save(self._record)
         log.info("Started %s %s as process %d", launch.spec.service, launch.spec.version, self._instance.pid)
-        self._watch(Subject(launch.spec.health, launch.cwd, launch.env))
+        monitor = self._watch(Subject(launch.spec.health, launch.cwd, launch.env))
+        return Started(self._instance, monitor)
 
     def _save(self, record: Record) -> None:
         try:
@@ -300,9 +308,10 @@ class Supervisor:
             cwd = self.releases.directory(spec.release_id)
         self._watch(Subject(spec.health, cwd, env))
 
-    def _watch(self, subject: Subject) -> None:
+    def _watch(self, subject: Subject) -> Monitor:
         self._monitor = Monitor(subject, lambda: self._on_change(self.target_id))
         self._monitor_task = asyncio.create_task(self._monitor.run(), name=f"check {self.target_id}")
+        return self._monitor
 
     async def _keep(self) -> None:
         """Start the service again whenever it has ended, ever more slowly."""

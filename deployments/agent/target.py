@@ -55,17 +55,18 @@ class Target:
         """Raises TaskFailure. Resumes where an earlier agent was interrupted in the same task."""
         await self.stage(spec)
         supervisor = self.supervisor
-        if not supervisor.runs(task_id, attempt):
+        started = supervisor.started_by(task_id, attempt)
+        if started is None:
             before = supervisor.release_id
             try:
-                await supervisor.replace(spec, task_id, attempt)
+                started = await supervisor.replace(spec, task_id, attempt)
             except Exception as error:
                 raise failure_from(error, "switching to the release") from error
             finally:
                 if before != supervisor.release_id:
                     self._previous = before
             await on_disk(self.releases.touch, spec.release_id)
-        await supervisor.verdict()
+        await supervisor.verdict(started)
 
     async def deactivate(self) -> None:
         """Raises TaskFailure."""

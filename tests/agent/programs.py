@@ -35,19 +35,20 @@ while True:
         body = os.getcwd().encode()
     else:
         body = os.environ.get("VERSION", "").encode()
-    peer.sendall(b"HTTP/1.1 " + status.encode() + b" X\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+    head = f"HTTP/1.1 {status} X\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n"
+    peer.sendall(head.encode() + body)
     peer.close()
 """
 
 
-def tar(files: dict[str, str | bytes], *, compress: bool = True) -> bytes:
-    """A tar of regular files; every one is executable."""
+def tar(files: dict[str, str | bytes], *, compress: bool = True, executable: bool = True) -> bytes:
+    """A tar of regular files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz" if compress else "w") as archive:
         for name, content in files.items():
             data = content.encode() if isinstance(content, str) else content
             info = tarfile.TarInfo(name)
-            info.size, info.mode = len(data), 0o755
+            info.size, info.mode = len(data), 0o755 if executable else 0o644
             archive.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
 
@@ -76,15 +77,11 @@ def web_release(
 ) -> protocol.ReleaseSpec:
     """A web server that answers with its version and is checked over HTTP."""
     ref = plane.add(tar({"server.py": SERVER, "VERSION": version}))
+    health = protocol.HealthSpec(kind="http", port=port, interval_ms=50, deadline_seconds=10)
+    values = {"health": health, **fields}
+    command = ("python3", "-S", "-E", "server.py")
     return release(
-        ref,
-        ("python3", "-S", "-E", "server.py"),
-        version,
-        env={"PORT": str(port), "VERSION": version, **(env or {})},
-        health=protocol.HealthSpec(
-            kind="http", port=port, interval_ms=50, healthy_after=2, deadline_seconds=10
-        ),
-        **fields,
+        ref, command, version, env={"PORT": str(port), "VERSION": version, **(env or {})}, **values
     )
 
 
@@ -161,7 +158,7 @@ class AgentProgram:
         return self.state / "targets" / target
 
     def current(self, target: str = "t1") -> str:
-        return os.readlink(self.target_dir(target) / "current").rpartition("/")[2]
+        return (self.target_dir(target) / "current").readlink().name
 
     def clean_up(self) -> None:
         if self.process is not None:

@@ -26,6 +26,7 @@ class Monitor:
         self._on_change = on_change
         self.health: Health = "unknown"
         self.error = "it has not answered yet"
+        self._answered = False
         self.settled = asyncio.Event()
         """Set when it first became healthy, or has not by its deadline."""
 
@@ -68,11 +69,15 @@ class Monitor:
             async with asyncio.timeout(limit):
                 await registry.load(spec.kind)(self._subject)
         except TimeoutError:
+            if limit < spec.timeout_ms / 1000 and self._answered:
+                return False  # cut short by the deadline: what the check before it said tells more
             where = " ".join(spec.command[:1]) if spec.kind == "exec" else f"{spec.host}:{spec.port}"
             self.error = f"{spec.kind} {where}: no answer within {spec.timeout_ms} ms"
             return False
         except CheckFailed as error:
             self.error = str(error)
+            self._answered = True
             return False
         self.error = ""
+        self._answered = True
         return True
