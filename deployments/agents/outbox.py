@@ -8,6 +8,7 @@ second delivery harmless.
 from collections.abc import Sequence
 from uuid import UUID
 
+import msgspec
 from django.db import connection, transaction
 
 from deployments import protocol
@@ -86,7 +87,9 @@ def _mark(agent_ids: Sequence[UUID]) -> list[OpenTask]:
     with connection.cursor() as cursor:
         cursor.execute(TAKE, {"agents": list(agent_ids), "open": OPEN_STATES, "limit": AT_ONCE})
         rows = cursor.fetchall()
-    tasks = [OpenTask(**dict(zip(FIELDS, row, strict=True))) for row in rows]
+    # Django hands jsonb out as text on a plain cursor.
+    facts = [dict(zip(FIELDS, row, strict=True)) for row in rows]
+    tasks = [OpenTask(**fact | {"variables": msgspec.json.decode(fact["variables"])}) for fact in facts]
     return sorted(tasks, key=lambda task: task.task_id)
 
 
