@@ -13,7 +13,7 @@ from django.db import connection, transaction
 
 from deployments import protocol, queueing
 from deployments.agents import texts
-from deployments.agents.observations import Observation, observe
+from deployments.agents.observations import Observation, write
 
 INSERT = """
     WITH report AS (
@@ -32,7 +32,7 @@ INSERT = """
         RETURNING rollout_id
     )
     SELECT (SELECT count(*) FROM matched), (SELECT count(*) FROM inserted),
-           ARRAY(SELECT DISTINCT rollout_id FROM inserted ORDER BY rollout_id)
+           ARRAY(SELECT DISTINCT rollout_id FROM inserted)
 """
 
 Report = tuple[UUID, protocol.TaskReport]
@@ -60,11 +60,11 @@ def accept(reports: Sequence[Report]) -> Accepted:
     ]
     with transaction.atomic():
         # What runs is written before the wake-up: the tick must not see the target as it was.
-        observe(seen)
+        observed = write(seen)
         with connection.cursor() as cursor:
             cursor.execute(INSERT, [msgspec.json.encode(rows).decode()])
             matched, new, rollouts = cursor.fetchone()
-        for rollout_id in rollouts:
+        for rollout_id in sorted(observed.rollouts.union(rollouts)):
             queueing.tick(rollout_id)
     return Accepted(
         acks=tuple((agent_id, _ack(report)) for agent_id, report in reports),

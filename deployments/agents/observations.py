@@ -4,7 +4,8 @@ A heartbeat never costs a statement of its own: a web process gathers what its a
 once a second, in a number of statements that does not depend on how many agents there are.
 """
 
-from collections.abc import Collection, Sequence
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -75,29 +76,41 @@ def are_alive(agent_ids: Collection[UUID]) -> None:
         cursor.execute(SEEN, [list(agent_ids)])
 
 
-def observe(observations: Sequence[Observation]) -> set[UUID]:
-    """Write what runs on the targets, the last word on each counts; return the ids of those written.
+class Observed(msgspec.Struct, frozen=True):
+    written: frozenset[UUID] = frozenset()
+    """Targets whose row holds the observation now."""
+    rollouts: frozenset[UUID] = frozenset()
+    """Active rollouts in which something changed."""
 
-    Only an agent's own targets are written. A target that changed and takes part in an active rollout
-    wakes the engine; changed health is an event of that rollout. Everybody else hears of a change by
-    notification.
+
+@transaction.atomic
+def observe(observations: Sequence[Observation]) -> Observed:
+    """Write what runs on the targets and wake the engine for the active rollouts concerned."""
+    observed = write(observations)
+    for rollout_id in sorted(observed.rollouts):
+        queueing.tick(rollout_id)
+    return observed
+
+
+def write(observations: Sequence[Observation]) -> Observed:
+    """Write what runs on the targets, the last word on each counts; the caller wakes the engine.
+
+    Only an agent's own targets are written. Changed health is an event of the active rollout that the
+    target takes part in; everybody else hears of a change by notification.
     """
     rows = [row for position, item in enumerate(observations) if (row := _row(position, item))]
     if not rows:
-        return set()
-    with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute(OBSERVE, [msgspec.json.encode(rows).decode()])
-            found = cursor.fetchall()
-        changed = [_Changed(*fields) for *fields, has_changed in found if has_changed]
-        if changed:
-            _tell(changed)
-    return {row[0] for row in found}
+        return Observed()
+    with connection.cursor() as cursor:
+        cursor.execute(OBSERVE, [msgspec.json.encode(rows).decode()])
+        found = cursor.fetchall()
+    changed = [_Changed(*fields) for *fields, has_changed in found if has_changed]
+    return Observed(frozenset(row[0] for row in found), _tell(changed) if changed else frozenset())
 
 
-def _tell(changed: Sequence[_Changed]) -> None:
-    by_rollout: dict[UUID, list[_Changed]] = {}
+def _tell(changed: Sequence[_Changed]) -> frozenset[UUID]:
     by_target = {change.target_id: change for change in changed}
+    by_rollout: dict[UUID, list[_Changed]] = {}
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_notify(%s, id::text) FROM unnest(%s::uuid[]) AS id", [CHANNEL, list(by_target)]
@@ -105,20 +118,31 @@ def _tell(changed: Sequence[_Changed]) -> None:
         cursor.execute(ROLLOUTS, [list(by_target), sorted(ACTIVE)])
         for target_id, rollout_id in cursor.fetchall():
             by_rollout.setdefault(rollout_id, []).append(by_target[target_id])
-    for rollout_id, targets in by_rollout.items():
-        events.record(
-            actor=Actor(kind=ActorKind.AGENT, id="agents", name="agents"),
-            rollout_id=rollout_id,
-            changes=[_health_event(change) for change in targets if change.before != change.health],
-        )
-    for rollout_id in by_rollout:
-        queueing.tick(rollout_id)
+    turned = {
+        rollout_id: events_of
+        for rollout_id, targets in by_rollout.items()
+        if (events_of := [_health_event(one) for one in targets if one.before != one.health])
+    }
+    # After the commit, because an event locks its rollout: the engine takes that lock before it takes
+    # those of the targets, and this transaction holds targets already.
+    transaction.on_commit(functools.partial(_record, turned))
     for change in changed:
         if change.before != change.health:
             logger.info(
                 "target.health", target=change.name, target_id=str(change.target_id), before=change.before,
                 after=change.health,
             )  # fmt: skip
+    return frozenset(by_rollout)
+
+
+def _record(turned: Mapping[UUID, Sequence[events.Change]]) -> None:
+    for rollout_id, changes in turned.items():
+        with transaction.atomic():
+            events.record(
+                actor=Actor(kind=ActorKind.AGENT, id="agents", name="agents"),
+                rollout_id=rollout_id,
+                changes=changes,
+            )
 
 
 def _health_event(change: _Changed) -> events.Change:
@@ -130,6 +154,7 @@ def _health_event(change: _Changed) -> events.Change:
         before={"health": change.before},
         after={"health": change.health},
         event="target.health",
+        audited=False,
         data={"status": change.status, "agent_id": str(change.agent_id)},
     )
 

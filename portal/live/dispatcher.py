@@ -194,10 +194,10 @@ def _accept(lot: Sequence[inbox.Report]) -> inbox.Accepted:
 
 def _observe(lot: Sequence[Beat]) -> set[str]:
     observations.are_alive({beat.agent_id for beat in lot})
-    written = observations.observe(
+    observed = observations.observe(
         [Observation(beat.agent_id, target) for beat in lot for target in beat.targets]
     )
-    return {str(target_id) for target_id in written}
+    return {str(target_id) for target_id in observed.written}
 
 
 def _append(lot: Sequence[logs.Chunk]) -> set[UUID]:
