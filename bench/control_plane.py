@@ -12,11 +12,9 @@ from bench.database import database
 
 def run(targets: int, batch: str = "10%") -> tuple[float, int]:
     """Roll a release out over `targets`; returns milliseconds a target and the number of ticks."""
-    from deployments import protocol
     from deployments.agents import inbox, outbox
     from deployments.domain.states import RolloutState
     from deployments.engine.tick import tick
-    from deployments.models import Task
     from deployments.services.rollouts import start_rollout
 
     service, environment, release, actor = prepare(targets)
@@ -30,31 +28,25 @@ def run(targets: int, batch: str = "10%") -> tuple[float, int]:
         strategy={"batch": batch},
     )
     tick(rollout.id)
-    while True:
-        frames = outbox.take([target.agent_id for target in service.targets.all()[:1]])
-        if not frames:
-            break
-        tasks = {task.id: task for task in Task.objects.filter(id__in=[task for _, task, _ in frames])}
-        inbox.accept(
-            [
-                (
-                    agent,
-                    protocol.TaskReport(
-                        task_id=str(task),
-                        attempt=tasks[task].attempt,
-                        fence=tasks[task].fence,
-                        status="succeeded",
-                    ),
-                )
-                for agent, task, _ in frames
-            ]
-        )
+    agent_ids = [service.targets.values_list("agent_id", flat=True)[0]]
+    while frames := outbox.take(agent_ids):
+        inbox.accept([(agent, answer(frame)) for agent, _, frame in frames])
         tick(rollout.id)
         ticks += 1
     spent = time.perf_counter() - began
     rollout.refresh_from_db()
     assert rollout.state == RolloutState.SUCCEEDED, rollout.outcome
     return spent / targets * 1000, ticks
+
+
+def answer(frame: str):
+    """What an agent would say that had nothing to do."""
+    from deployments import protocol
+
+    task = protocol.decode_instruction(protocol.decode_downward(frame).body)
+    return protocol.TaskReport(
+        task_id=task.task_id, attempt=task.attempt, fence=task.fence, status="succeeded"
+    )
 
 
 def prepare(targets: int):

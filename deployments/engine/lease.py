@@ -17,6 +17,7 @@ from deployments.errors import LeaseLost
 
 LEASE_SECONDS = 15
 
+# The claim need not reach the disk: what is decided under it does, and with it all that came before.
 CLAIM = """
     UPDATE deployments_rollout SET
         lease_owner = CASE WHEN free.now THEN %(owner)s ELSE lease_owner END,
@@ -27,6 +28,7 @@ CLAIM = """
     FROM (SELECT id, lease_until IS NULL OR lease_until < clock_timestamp() AS now
           FROM deployments_rollout WHERE id = %(id)s FOR UPDATE) AS free
     WHERE deployments_rollout.id = free.id AND state = ANY(%(active)s)
+      AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
     RETURNING lease_owner = %(owner)s, fence
 """
 GUARD = """

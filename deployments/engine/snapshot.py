@@ -8,17 +8,17 @@ from django.db import connection
 from deployments.domain.snapshot import Snapshot
 
 LOAD = """
-SELECT jsonb_build_object(
+SELECT json_build_object(
     'rollout_id', r.id, 'state', r.state, 'state_since', r.state_since, 'kind', r.kind,
     'outcome', r.outcome, 'title', s.name || ' ' || rel.version || ' to ' || e.name,
     'strategy', p.body ->> 'strategy', 'params', p.body -> 'params', 'waiting_on', r.waiting_on,
     'batches', (
-        SELECT coalesce(jsonb_agg(jsonb_build_object(
+        SELECT coalesce(json_agg(json_build_object(
             'id', b.id, 'position', b.position, 'wave', w.name, 'state', b.state,
             'activated_at', b.activated_at) ORDER BY b.position), '[]')
         FROM deployments_batch b JOIN deployments_wave w ON w.id = b.wave_id WHERE b.rollout_id = r.id),
     'targets', (
-        SELECT coalesce(jsonb_agg(jsonb_build_object(
+        SELECT coalesce(json_agg(json_build_object(
             'id', rt.id, 'target_id', rt.target_id, 'name', t.name, 'batch', b.position,
             'state', rt.state, 'state_since', rt.state_since, 'attempts', rt.attempts,
             'retry_at', rt.retry_at, 'touched', rt.touched, 'error', rt.error,
@@ -31,7 +31,7 @@ SELECT jsonb_build_object(
         JOIN deployments_target t ON t.id = rt.target_id
         LEFT JOIN deployments_agent a ON a.id = t.agent_id
         LEFT JOIN (
-            SELECT DISTINCT ON (progress_id) progress_id, jsonb_build_object(
+            SELECT DISTINCT ON (progress_id) progress_id, json_build_object(
                 'id', id, 'kind', kind, 'state', state, 'attempt', attempt, 'expires_at', expires_at,
                 'error_code', error_code, 'error', error, 'log_tail', log_tail) AS facts
             FROM deployments_task WHERE rollout_id = r.id ORDER BY progress_id, id DESC
