@@ -12,8 +12,10 @@ from django.utils import timezone
 
 from deployments import access, events
 from deployments.domain.actor import Actor, ActorKind
-from deployments.errors import AlreadyExists, Invalid, JoinTokenUsed
-from deployments.models import Agent, JoinToken, Target
+from deployments.domain.states import TASK_OPEN, TaskState
+from deployments.errors import AlreadyExists, Invalid, JoinTokenUsed, NotFound
+from deployments.models import Agent, JoinToken, Target, Task
+from deployments.secrets.leases import leases_for
 from deployments.services.rows import check_fields, insert
 
 JOIN_TOKEN_PREFIX = "slj_"  # noqa: S105  # how one is recognised, not one
@@ -120,6 +122,37 @@ def revoke_agent(*, actor: Actor, agent_id: UUID, reason: str) -> Agent:
         change = events.done("agent.revoke", agent, after={"revoked_at": agent.revoked_at}, reason=reason)
         events.record(actor=actor, changes=[change])
     return agent
+
+
+def lease_secrets(*, actor: Actor, agent: Agent, task_id: UUID) -> dict[str, str]:
+    """Path -> wrapping token for what the task's release refers to; raises NotFound, SecretUnavailable.
+
+    An agent gets them for a task that it works on, and to start again what it was last told to run. The
+    secret server is asked outside any transaction; without the audit entry nothing is handed out.
+    """
+    tasks = Task.objects.select_related("release__config", "rollout__environment", "target")
+    task = tasks.filter(pk=task_id, agent=agent).first()
+    if task is None or not (task.state in TASK_OPEN or _is_what_runs(task)):
+        raise NotFound
+    leases = leases_for(task)
+    if leases:
+        change = events.done("secret.lease", task, after={"paths": sorted(leases), "target": task.target_id})
+        with transaction.atomic():
+            events.record(actor=actor, changes=[change])
+    return leases
+
+
+def _is_what_runs(task: Task) -> bool:
+    """Whether this is the last switch of its target, to the release that the target is to run."""
+    switches = Task.objects.filter(target=task.target_id, kind__in=(Task.Kind.ACTIVATE, Task.Kind.REVERT))
+    last = switches.order_by("-id").values_list("pk", flat=True).first()
+    return (
+        last == task.pk
+        and task.state == TaskState.SUCCEEDED
+        and task.release_id is not None
+        and task.target.release_id == task.release_id
+        and task.target.agent_id == task.agent_id
+    )
 
 
 def _refuse_taken(agent: Agent | None) -> None:

@@ -39,7 +39,7 @@ def check_fields(row: db.Model, names: Sequence[str] | None = None) -> None:
     skipped = {
         field.name
         for field in row._meta.concrete_fields
-        if field.is_relation or (names is not None and field.name not in names) or _is_unset(row, field)
+        if field.is_relation or (names is not None and field.name not in names) or _needs_no_check(row, field)
     }
     try:
         row.clean_fields(exclude=skipped)
@@ -51,8 +51,7 @@ def check_fields(row: db.Model, names: Sequence[str] | None = None) -> None:
             raise Invalid(**{field.name: "must not hold a NUL character"})
 
 
-def _is_unset(row: db.Model, field: "db.Field[object, object]") -> bool:
-    """Whether the database fills the field in."""
-    return hasattr(field, "db_default") and isinstance(
-        getattr(row, field.attname), db.expressions.DatabaseDefault
-    )
+def _needs_no_check(row: db.Model, field: "db.Field[object, object]") -> bool:
+    """Whether the database fills the field in, or it is JSON, which commands look into themselves."""
+    value = getattr(row, field.attname)
+    return isinstance(field, db.JSONField) or isinstance(value, db.expressions.DatabaseDefault)

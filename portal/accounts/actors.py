@@ -1,13 +1,14 @@
 """Credential -> Actor, once, at the border."""
 
 from django.http import HttpRequest
+from rest_framework.request import Request
 
 from deployments.domain.actor import Actor, ActorKind
 from deployments.errors import BadCredential
 from portal.accounts.models import ApiToken, User
 
 
-def actor_of_request(request: HttpRequest) -> Actor:
+def actor_of_request(request: HttpRequest | Request) -> Actor:
     """Who acts in this request: a token where it carries one, else the signed-in person.
 
     Takes Django's request or REST framework's; raises BadCredential for nobody.

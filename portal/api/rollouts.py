@@ -1,0 +1,242 @@
+"""Rollouts: start, steer, and what is known of them."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.db.models import Prefetch, QuerySet
+from drf_spectacular.utils import (
+    OpenApiExample,
+    extend_schema,
+    extend_schema_field,
+    extend_schema_serializer,
+)
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from deployments import access
+from deployments.domain.states import ACTIVE, BatchState, RolloutState
+from deployments.models import Batch, Environment, Release, Rollout, Service
+from deployments.reads.rollouts import count_targets
+from deployments.services import rollouts as commands
+from portal.api.environments import EnvironmentRefOut
+from portal.api.filters import Filters, ReferenceFilter, flag
+from portal.api.idempotency import idempotent
+from portal.api.preconditions import if_version, unless_known
+from portal.api.references import ReferenceField, find
+from portal.api.services import STRATEGY_HELP
+from portal.api.shapes import In, Out, ReasonIn, RefOut
+from portal.api.targets import ReleaseRefOut
+from portal.api.views import DetailView, ListView
+
+PATH = "/api/v1/rollouts"
+
+
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "By names",
+            {"service": "orders", "environment": "prod", "release": "1.1", "reason": "Weekly release"},
+        ),
+        OpenApiExample(
+            "With another strategy",
+            {
+                "service": "orders",
+                "environment": "prod",
+                "release": "1.1",
+                "strategy": {"name": "rolling", "batch": 1, "bake_seconds": 60},
+            },
+        ),
+    ]
+)
+class RolloutIn(In):
+    service = ReferenceField()
+    environment = ReferenceField()
+    release = ReferenceField(help_text="Id or version.")
+    strategy = serializers.DictField(
+        required=False, allow_null=True, help_text=f"{STRATEGY_HELP} It stands over the service's own."
+    )
+    reason = serializers.CharField(max_length=500, allow_blank=True, default="")
+
+
+class WaitingOut(Out):
+    kind = serializers.CharField()
+    sentence = serializers.CharField()
+    who = serializers.CharField(required=False, help_text="Who can end the wait.")
+    unblock = serializers.ListField(child=serializers.CharField(), required=False)
+    since = serializers.DateTimeField(required=False)
+    deadline = serializers.DateTimeField(required=False)
+
+
+class BatchOut(Out):
+    position = serializers.IntegerField()
+    wave = serializers.CharField(source="wave.name")
+    state = serializers.ChoiceField(choices=[state.value for state in BatchState])
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class RolloutOut(Out):
+    id = serializers.UUIDField()
+    service = RefOut()
+    environment = EnvironmentRefOut()
+    release = ReleaseRefOut()
+    kind = serializers.ChoiceField(choices=Rollout.Kind.choices)
+    rolls_back = serializers.UUIDField(source="rolls_back_id", allow_null=True)
+    state = serializers.ChoiceField(choices=[state.value for state in RolloutState])
+    requested_by = serializers.CharField()
+    reason = serializers.CharField()
+    outcome = serializers.CharField(help_text="Why it ended, or why it stands.")
+    waiting_on = serializers.SerializerMethodField()
+    plan_digest = serializers.CharField(source="plan.digest", default=None, allow_null=True)
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+    event_count = serializers.IntegerField(help_text="Number of the newest event; the ETag.")
+    batches = BatchOut(many=True, source="batches.all")
+    targets = serializers.SerializerMethodField(help_text="Number of targets by state.")
+    links = serializers.SerializerMethodField()
+
+    @extend_schema_field(WaitingOut(allow_null=True))
+    def get_waiting_on(self, rollout: Rollout) -> Any:
+        return rollout.waiting_on
+
+    def get_targets(self, rollout: Rollout) -> dict[str, int]:
+        counts: dict[str, int] | None = getattr(rollout, "target_counts", None)
+        return counts if counts is not None else count_targets([rollout.pk]).get(rollout.pk, {})
+
+    def get_links(self, rollout: Rollout) -> dict[str, str]:
+        path = f"{PATH}/{rollout.pk}"
+        return {
+            "self": path,
+            "events": f"{path}/events",
+            "tasks": f"{path}/tasks",
+            "targets": f"{path}/targets",
+            "page": f"/rollouts/{rollout.pk}/",
+        }
+
+    @classmethod
+    def prepared(cls, rows: list[Any]) -> list[Any]:
+        counts = count_targets([rollout.pk for rollout in rows])
+        for rollout in rows:
+            rollout.target_counts = counts.get(rollout.pk, {})
+        return rows
+
+
+class RolloutFilter(Filters):
+    service = ReferenceFilter("service")
+    environment = ReferenceFilter("environment")
+    release = ReferenceFilter("release", name_field="version", help_text="Id or version.")
+    active = flag("only_active", "Whether it is not at its end.")
+
+    class Meta:
+        model = Rollout
+        fields = ("state", "kind")
+
+    def only_active(self, rows: QuerySet[Rollout], name: str, value: bool) -> QuerySet[Rollout]:
+        return rows.filter(state__in=ACTIVE) if value else rows.exclude(state__in=ACTIVE)
+
+
+ROLLOUTS = Rollout.objects.select_related("service__team", "environment", "release", "plan").prefetch_related(
+    Prefetch("batches", Batch.objects.select_related("wave"))
+)
+
+
+class RolloutList(ListView):
+    queryset = ROLLOUTS
+    serializer_class = RolloutOut
+    filterset_class = RolloutFilter
+
+    @extend_schema(request=RolloutIn, responses={201: RolloutOut})
+    @idempotent()
+    def post(self, request: Request) -> Response:
+        """Start a rollout. It answers at once; what happens then stands in its events."""
+        given = RolloutIn.parse(request.data)
+        services = access.visible(self.actor, Service.objects.all())
+        service = find(services, given["service"], field="service", remedy="Create it first.")
+        environment = find(
+            Environment.objects.all(),
+            given["environment"],
+            field="environment",
+            remedy="Name one of these, or ask an administrator to create it.",
+        )
+        release = find(
+            Release.objects.filter(service=service).order_by("-id"),
+            given["release"],
+            field="release",
+            remedy="POST it to /api/v1/releases first.",
+            name_field="version",
+        )
+        rollout = commands.start_rollout(
+            actor=self.actor,
+            service_id=service.pk,
+            environment_id=environment.pk,
+            release_id=release.pk,
+            strategy=given.get("strategy"),
+            reason=given["reason"],
+        )
+        return _answer(rollout, status=201)
+
+
+class RolloutDetail(DetailView):
+    queryset = ROLLOUTS
+    serializer_class = RolloutOut
+    verb = "rollout.view"
+
+    def get(self, request: Request, id: UUID) -> Response:
+        rollout = self.row()
+        return unless_known(request, RolloutOut.response(rollout, etag=rollout.event_count))
+
+
+class Steer(DetailView):
+    """POST a reason; with If-Match only where nothing happened in the meantime."""
+
+    queryset = ROLLOUTS
+    serializer_class = RolloutOut
+    verb = "rollout.view"
+    http_method_names = ("post", "options")
+    command: ClassVar[Callable[..., Rollout]]
+
+    @extend_schema(request=ReasonIn, responses=RolloutOut)
+    @idempotent()
+    def post(self, request: Request, id: UUID) -> Response:
+        rollout = type(self).command(
+            actor=self.actor,
+            rollout_id=id,
+            if_version=if_version(request),
+            **ReasonIn.parse(request.data),
+        )
+        return _answer(rollout)
+
+
+class Pause(Steer):
+    """Start nothing more; what is under way ends."""
+
+    command = commands.pause_rollout
+
+
+class Resume(Steer):
+    """Go on from where it stopped."""
+
+    command = commands.resume_rollout
+
+
+class Cancel(Steer):
+    """End it where it stands."""
+
+    command = commands.cancel_rollout
+
+
+class RollBack(Steer):
+    """Back to the last stable release: the same rollout while it is under way, a new one afterwards."""
+
+    command = commands.roll_back_rollout
+
+
+def _answer(rollout: Rollout, status: int = 200) -> Response:
+    """Read it once more: commands go by statements that do not come back to the row in memory."""
+    fresh = ROLLOUTS.get(pk=rollout.pk)
+    response = RolloutOut.response(fresh, status=status, etag=fresh.event_count)
+    response["Location"] = f"{PATH}/{fresh.pk}"
+    return response

@@ -1,0 +1,61 @@
+"""Addresses of the REST API, version 1: nouns, plural, without a slash at the end."""
+
+from django.urls import path, re_path
+
+from portal.api import (
+    agents,
+    artifacts,
+    configs,
+    environments,
+    me,
+    openapi,
+    progress,
+    releases,
+    rollouts,
+    services,
+    targets,
+    teams,
+    views,
+)
+
+DIGEST = r"(?P<digest>sha256:[0-9a-f]{64})"
+
+urlpatterns = [
+    path("me", me.Me.as_view()),
+    path("teams", teams.TeamList.as_view()),
+    path("teams/<uuid:id>", teams.TeamDetail.as_view()),
+    path("memberships", teams.MembershipList.as_view()),
+    path("memberships/<uuid:id>", teams.MembershipDetail.as_view()),
+    path("environments", environments.EnvironmentList.as_view()),
+    path("environments/<uuid:id>", environments.EnvironmentDetail.as_view()),
+    path("regions", environments.RegionList.as_view()),
+    path("regions/<uuid:id>", environments.RegionDetail.as_view()),
+    path("services", services.ServiceList.as_view()),
+    path("services/<uuid:id>", services.ServiceDetail.as_view()),
+    path("targets", targets.TargetList.as_view()),
+    path("targets/<uuid:id>", targets.TargetDetail.as_view()),
+    path("agents", agents.AgentList.as_view()),
+    path("agents/<uuid:id>", agents.AgentDetail.as_view()),
+    path("agents/<uuid:id>/revoke", agents.AgentRevoke.as_view()),
+    path("join-tokens", agents.JoinTokenList.as_view()),
+    path("join-tokens/<uuid:id>", agents.JoinTokenDetail.as_view()),
+    path("artifacts", artifacts.ArtifactList.as_view()),
+    re_path(rf"^artifacts/{DIGEST}$", artifacts.ArtifactDetail.as_view()),
+    re_path(rf"^artifacts/{DIGEST}/content$", artifacts.ArtifactContent.as_view()),
+    path("configs", configs.ConfigList.as_view()),
+    path("configs/<uuid:id>", configs.ConfigDetail.as_view()),
+    path("releases", releases.ReleaseList.as_view()),
+    path("releases/<uuid:id>", releases.ReleaseDetail.as_view()),
+    path("rollouts", rollouts.RolloutList.as_view()),
+    path("rollouts/<uuid:id>", rollouts.RolloutDetail.as_view()),
+    path("rollouts/<uuid:id>/pause", rollouts.Pause.as_view()),
+    path("rollouts/<uuid:id>/resume", rollouts.Resume.as_view()),
+    path("rollouts/<uuid:id>/cancel", rollouts.Cancel.as_view()),
+    path("rollouts/<uuid:id>/rollback", rollouts.RollBack.as_view()),
+    path("rollouts/<uuid:id>/events", progress.RolloutEvents.as_view()),
+    path("rollouts/<uuid:id>/tasks", progress.RolloutTasks.as_view()),
+    path("rollouts/<uuid:id>/targets", progress.RolloutTargets.as_view()),
+    path("openapi.json", openapi.Document.as_view(), name="openapi"),
+    path("docs", openapi.Pages.as_view(), name="api-docs"),
+    re_path(r"", views.NowhereView.as_view()),
+]
