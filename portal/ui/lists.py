@@ -1,0 +1,78 @@
+"""Rows of the lists that several pages show."""
+
+import dataclasses
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from deployments.models import Release, Rollout
+from portal.ui.format import ago, duration, short, words
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RolloutRow:
+    id: UUID
+    service: str
+    version: str
+    environment: str
+    kind: str
+    state: str
+    label: str
+    by: str
+    when: SafeString | str
+    took: str
+    said: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReleaseRow:
+    id: UUID
+    version: str
+    commit: str
+    message: str
+    author: str
+    when: SafeString | str
+
+
+def rollout_rows(rollouts: Iterable[Rollout], now: datetime) -> list[RolloutRow]:
+    return [
+        RolloutRow(
+            id=rollout.id,
+            service=rollout.service.name,
+            version=rollout.release.version,
+            environment=rollout.environment.name,
+            kind=rollout.kind,
+            state=rollout.state,
+            label=words(rollout.state),
+            by=rollout.requested_by,
+            when=ago(rollout.created_at, now),
+            took=duration((rollout.finished_at or now) - rollout.started_at) if rollout.started_at else "",
+            said=rollout.outcome or rollout.reason,
+        )
+        for rollout in rollouts
+    ]
+
+
+def release_rows(releases: Iterable[Release], now: datetime) -> list[ReleaseRow]:
+    return [
+        ReleaseRow(
+            id=release.id,
+            version=release.version,
+            commit=short(release.commit_sha),
+            message=release.commit_message.partition("\n")[0],
+            author=release.author,
+            when=ago(release.created_at, now),
+        )
+        for release in releases
+    ]
+
+
+def link(request: HttpRequest, **changed: Any) -> str:
+    """The query of this page with some of it changed; empty values are left out."""
+    query = {key: value for key, value in request.GET.items() if value} | changed
+    return "?" + urlencode({key: value for key, value in query.items() if value})

@@ -1,0 +1,56 @@
+"""A release: which bytes and which configuration, where they come from, where they run."""
+
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+
+from deployments import access
+from deployments.domain import config
+from deployments.domain.actor import Actor
+from deployments.models import Release
+from deployments.reads import rollouts, targets
+from portal.ui.errors import page
+from portal.ui.format import ago, pretty, short, size
+from portal.ui.lists import link, rollout_rows
+from portal.ui.tiles import TargetTile, target_tiles
+
+
+@page
+def show(request: HttpRequest, actor: Actor, release_id: UUID) -> HttpResponse:
+    queryset = Release.objects.select_related("service__team", "artifact", "config")
+    release = access.get(actor, "release.view", queryset, id=release_id)
+    now = timezone.now()
+    history = rollouts.history(actor, release_id=release.id, before=request.GET.get("before", ""))
+    context = {
+        "release": release,
+        "created": ago(release.created_at, now),
+        "committed": ago(release.committed_at, now),
+        "commit": short(release.commit_sha),
+        "artifact_size": size(release.artifact.size_bytes),
+        "configs": _configs(release),
+        "places": _places(actor, release),
+        "rollouts": rollout_rows(history.items, now),
+        "more_rollouts": history.next_before and link(request, before=history.next_before),
+        "may_deploy": access.allowed(actor, "rollout.create", release.service),
+    }
+    return render(request, "ui/release.html", context)
+
+
+def _configs(release: Release) -> list[tuple[str, str]]:
+    """The base, and what each environment gets; secrets stand there as references, which is all we have."""
+    base: dict[str, Any] = release.config.base
+    overlays: dict[str, Any] = release.config.overlays
+    merged = [(name, pretty(config.merge(base, overlay))) for name, overlay in sorted(overlays.items())]
+    return [("base", pretty(base)), *merged]
+
+
+def _places(actor: Actor, release: Release) -> list[tuple[str, list[TargetTile]]]:
+    now = timezone.now()
+    found: dict[str, list[TargetTile]] = {}
+    for target in targets.running(actor, release):
+        place = f"{target.region.environment.name} / {target.region.name}"
+        found.setdefault(place, []).extend(target_tiles([target], now))
+    return list(found.items())

@@ -1,0 +1,126 @@
+"""Rollouts: the list, and the live page of one with its fragments."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from deployments.domain.actor import Actor
+from deployments.domain.states import RolloutState
+from deployments.models import Rollout
+from deployments.reads import overview, rollouts
+from portal.ui.bars import bar
+from portal.ui.errors import page
+from portal.ui.format import ago, duration, short, words
+from portal.ui.lists import link, rollout_rows
+from portal.ui.sentences import lines
+from portal.ui.services import params_lines
+from portal.ui.steering import ACTIONS
+from portal.ui.tiles import tiles
+
+
+@page
+def index(request: HttpRequest, actor: Actor) -> HttpResponse:
+    names = ("service", "environment", "state", "before")
+    filters = {name: request.GET.get(name, "").strip()[:100] for name in names}
+    found = rollouts.history(
+        actor,
+        service=filters["service"],
+        environment=filters["environment"],
+        state=filters["state"],
+        before=filters["before"],
+        size=50,
+    )
+    context = {
+        "filters": filters,
+        "is_filtered": any(filters.values()),
+        "states": [("active", "active"), *((state.value, words(state)) for state in RolloutState)],
+        "environments": overview.environments(),
+        "rollouts": rollout_rows(found.items, timezone.now()),
+        "more_rollouts": found.next_before and link(request, before=found.next_before),
+    }
+    return render(request, "ui/rollouts.html", context)
+
+
+@page
+def show(request: HttpRequest, actor: Actor, rollout_id: UUID) -> HttpResponse:
+    # The row with its event_count is read before the targets: what happens in between comes again, live.
+    rollout = rollouts.get(actor, rollout_id)
+    progress = rollouts.progress(rollout)
+    plan: dict[str, Any] = rollout.plan.body if hasattr(rollout, "plan") else {}
+    waves = [
+        (wave.wave, [(part.batch, part.done, tiles(rollout, part.targets)) for part in wave.batches])
+        for wave in progress.waves
+    ]
+    context = _status(actor, rollout, progress) | {
+        "waves": waves,
+        "failures": rollouts.failures(rollout),
+        "events": lines(rollouts.events(rollout)),
+        "actions": [ACTIONS[name] for name in rollouts.permitted(actor, rollout)],
+        "plan_digest": rollout.plan.digest if hasattr(rollout, "plan") else "",
+        "params": [("strategy", plan.get("strategy")), *params_lines(plan.get("params", {}))],
+    }
+    return render(request, "ui/rollout.html", context)
+
+
+@page
+def status(request: HttpRequest, actor: Actor, rollout_id: UUID) -> HttpResponse:
+    """The header's fragment: state, what it waits for, progress and buttons."""
+    rollout = rollouts.get(actor, rollout_id)
+    return render(request, "ui/rollout_status.html", _status(actor, rollout, rollouts.summary(rollout)))
+
+
+@page
+def failures(request: HttpRequest, actor: Actor, rollout_id: UUID) -> HttpResponse:
+    rollout = rollouts.get(actor, rollout_id)
+    context = {"rollout": rollout, "failures": rollouts.failures(rollout)}
+    return render(request, "ui/rollout_failures.html", context)
+
+
+@page
+def events(request: HttpRequest, actor: Actor, rollout_id: UUID) -> HttpResponse:
+    """Lines of the event stream: those after a number, or the page before one."""
+    rollout = rollouts.get(actor, rollout_id)
+    after, before = (_number(request.GET.get(name, "")) for name in ("after", "before"))
+    found = rollouts.events(rollout, after=after, before=before)
+    return render(request, "ui/rollout_events.html", {"rollout": rollout, "events": lines(found)})
+
+
+def _status(actor: Actor, rollout: Rollout, progress: rollouts.Progress) -> dict[str, Any]:
+    now = timezone.now()
+    waiting: dict[str, Any] = rollout.waiting_on or {}
+    offered = set(rollouts.actions(actor, rollout))
+    remaining = rollouts.estimate(progress.batches, now) if rollout.state == "running" else None
+    ended = rollout.finished_at or (None if rollout.is_active else now)
+    return {
+        "rollout": rollout,
+        "label": words(rollout.state),
+        "created": ago(rollout.created_at, now),
+        "waiting": waiting,
+        "waiting_since": ago(_moment(waiting.get("since")), now),
+        "deadline": ago(_moment(waiting.get("deadline")), now) if waiting.get("deadline") else "",
+        "elapsed": duration((ended or now) - rollout.started_at) if rollout.started_at else "",
+        "is_ticking": bool(rollout.started_at and not ended),
+        "remaining": duration(remaining) if remaining is not None else "",
+        "remaining_until": now + (remaining or timedelta()),
+        "done": progress.counts["healthy"] + progress.counts["reverted"],
+        "failed": progress.counts["failed"],
+        "total": progress.total,
+        "batches_done": progress.batches_done,
+        "batches_total": len(progress.batches),
+        "bar": bar(progress.counts, progress.total),
+        "offered": [ACTIONS[name] for name in ACTIONS if name in offered],
+        "short_digest": short(rollout.plan.digest) if hasattr(rollout, "plan") else "",
+    }
+
+
+def _moment(text: object) -> Any:
+    return parse_datetime(text) if isinstance(text, str) else None
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 10 else 0

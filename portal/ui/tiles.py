@@ -1,0 +1,69 @@
+"""One compact tile a target: flat, ready-formatted values, because a page may hold hundreds of them."""
+
+import dataclasses
+from collections.abc import Iterable
+from datetime import datetime
+from uuid import UUID
+
+from django.utils.safestring import SafeString
+
+from deployments.models import Rollout, RolloutTarget, Target
+from portal.ui.format import ago, words
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tile:
+    """A target within a rollout. The style sheet shows `old`, `new` or both, by the state."""
+
+    id: UUID
+    target_id: UUID
+    name: str
+    region: str
+    state: str
+    label: str
+    old: str
+    new: str
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TargetTile:
+    """A target as it stands."""
+
+    id: UUID
+    name: str
+    state: str
+    version: str
+    since: SafeString | str
+    agent: str
+
+
+def tiles(rollout: Rollout, rows: Iterable[RolloutTarget]) -> list[Tile]:
+    return [
+        Tile(
+            id=row.id,
+            target_id=row.target_id,
+            name=row.target.name,
+            region=row.target.region.name,
+            state=row.state,
+            label=words(row.state),
+            old=row.previous_release.version if row.previous_release else "empty",
+            new=rollout.release.version,
+            error=row.error,
+        )
+        for row in rows
+    ]
+
+
+def target_tiles(targets: Iterable[Target], now: datetime) -> list[TargetTile]:
+    return [
+        TargetTile(
+            id=target.id,
+            name=target.name,
+            state=target.health if target.release else "empty",
+            version=target.release.version if target.release else "empty",
+            since=ago(target.release_since, now) if target.release_since else "",
+            agent=target.agent.name if target.agent else "",
+        )
+        for target in targets
+    ]

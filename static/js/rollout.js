@@ -1,0 +1,92 @@
+// The live rollout page. Each event changes the one tile or batch that it is about, at once; what needs
+// the server's words (header, failures, lines of the stream) is fetched as rendered fragments, gathered
+// over a moment so that a batch of fifty targets costs one request.
+
+import { connect } from "./socket.js";
+
+const GATHER_MS = 150;
+const LINES_KEPT = 400;
+const DONE = new Set(["healthy", "reverted"]);
+
+const root = document.querySelector("[data-events-url]");
+const stream = document.getElementById("stream");
+const said = document.getElementById("announcement");
+let newest = Number(root.dataset.after);
+
+function words(state) {
+  return state.replaceAll("_", " ");
+}
+
+function gathered(work) {
+  let timer = null;
+  return () => {
+    timer ??= setTimeout(() => {
+      timer = null;
+      work();
+    }, GATHER_MS);
+  };
+}
+
+const refreshStatus = gathered(() => htmx.trigger("#status", "refresh"));
+const refreshFailures = gathered(() => htmx.trigger("#failures", "refresh"));
+const refreshStream = gathered(async () => {
+  const after = stream.firstElementChild?.dataset.number ?? 0;
+  const url = `${root.dataset.linesUrl}?after=${after}`;
+  await htmx.ajax("GET", url, { target: stream, swap: "afterbegin" });
+  while (stream.children.length > LINES_KEPT) stream.lastElementChild.remove();
+  if (Number(stream.firstElementChild?.dataset.number ?? 0) < newest) refreshStream();
+});
+
+function flash(node) {
+  node.classList.remove("is-changed");
+  void node.offsetWidth; // restarts the animation
+  node.classList.add("is-changed");
+}
+
+function changeTile({ id, after, reason }) {
+  const tile = document.getElementById(`target-${id}`);
+  if (!tile) return;
+  tile.dataset.state = after.state;
+  tile.querySelector(".tile-state").textContent = words(after.state);
+  tile.querySelector(".tile-error").textContent = reason ?? "";
+  flash(tile);
+  const batch = tile.closest(".batch");
+  const tiles = [...batch.querySelectorAll(".tile")];
+  const done = tiles.filter((one) => DONE.has(one.dataset.state)).length;
+  batch.querySelector("[data-done]").textContent = done;
+  if (after.state === "failed" || reason) refreshFailures();
+}
+
+function changeBatch({ id, name, after }) {
+  const pill = document.getElementById(`batch-${id}`);
+  if (!pill) return;
+  pill.dataset.state = after.state;
+  pill.textContent = words(after.state);
+  said.textContent = `${name} ${words(after.state)}`;
+}
+
+function take(event) {
+  const { kind, data } = event;
+  newest = Math.max(newest, event.n);
+  if (kind === "target.state") changeTile(data);
+  if (kind === "batch.state") changeBatch(data);
+  if (kind === "rollout.state") {
+    said.textContent = `Rollout ${words(data.after.state)}${data.reason ? `: ${data.reason}` : ""}`;
+  }
+}
+
+connect(root.dataset.eventsUrl, {
+  after: newest,
+  onEvents(events) {
+    events.forEach(take);
+    if (events.length) {
+      refreshStatus();
+      refreshStream();
+    }
+  },
+  onState(state) {
+    const live = document.getElementById("live-state");
+    live.dataset.live = state;
+    live.textContent = state === "live" ? "Live" : "Reconnecting…";
+  },
+});
