@@ -40,7 +40,7 @@ class StateDir:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             holder = os.pread(self._lock, 20, 0).decode(errors="replace").strip() or "unknown"
-            os.close(self._lock)
+            self.close()
             raise CannotStart(
                 f"Another agent (process {holder}) uses the state directory {self.root}. "
                 "Give each agent a directory of its own."

@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import logging
 import os
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,8 +27,6 @@ from deployments.agent.work import on_disk, on_network
 
 log = logging.getLogger("slipway.agent.store")
 
-FRESH_SECONDS = 2.0
-"""A tree that was compared so recently is not compared again: hundreds of targets activate at once."""
 MAX_REPORTED_FILES = 10
 
 
@@ -42,7 +39,6 @@ class Store:
         self._limits = limits
         self._busy: dict[str, asyncio.Task[Path]] = {}
         self._pins: Counter[str] = Counter()
-        self._fresh: dict[str, float] = {}
         self._hashed: set[str] = set()
         self.in_use: Counter[str] = Counter()
         """How many staged releases need each digest (in hex); kept by `releases`."""
@@ -81,19 +77,12 @@ class Store:
                 del self._pins[name]
 
     async def _ensure(self, name: str, ref: protocol.ArtifactRef) -> Path:
-        if time.monotonic() - self._fresh.get(name, -FRESH_SECONDS) < FRESH_SECONDS:
-            return self.tree(name)
         task = self._busy.get(name)
         if task is None:
             task = self._busy[name] = asyncio.create_task(self._provide(name, ref), name=f"fetch {name[:12]}")
-            task.add_done_callback(lambda done: self._finished(name, done))
+            task.add_done_callback(lambda _: self._busy.pop(name, None))
         # One target's cancellation must not take the artifact from the others.
         return await asyncio.shield(task)
-
-    def _finished(self, name: str, task: asyncio.Task[Path]) -> None:
-        self._busy.pop(name, None)
-        if not task.cancelled() and task.exception() is None:
-            self._fresh[name] = time.monotonic()
 
     async def _provide(self, name: str, ref: protocol.ArtifactRef) -> Path:
         if await on_disk(self._intact, name):
@@ -199,7 +188,6 @@ class Store:
         gone: list[Path] = []
         for tree in trees:
             if not self._needed(tree.name):
-                self._fresh.pop(tree.name, None)
                 self._hashed.discard(tree.name)
                 self._manifest(tree.name).unlink(missing_ok=True)
                 gone.append(tree.rename(tree.with_name(f".{tree.name}.gone")))

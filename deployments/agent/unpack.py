@@ -292,6 +292,8 @@ def _untar(source: _Bounded, tree: _Tree) -> None:
                 tree.file(path, member.size, bool(member.mode & 0o111), source.read)
             else:
                 raise _unsafe(member.name, "is a device, a pipe or another special file")
+    while source.read(CHUNK):
+        pass  # padding; behind it lies the checksum of compressed data
 
 
 def _unzip(raw: BinaryIO, tree: _Tree) -> None:
