@@ -58,7 +58,10 @@ def disconnect(held: Mapping[UUID, str]) -> None:
         cursor.execute(DISCONNECT, [list(held), list(held.values())])
 
 
-def lost(held: Mapping[UUID, str]) -> set[UUID]:
-    """Those of these agents (agent id -> place) that were revoked or have connected elsewhere since."""
+def lost(held: Mapping[UUID, str]) -> dict[UUID, bool]:
+    """Those of these agents (agent id -> place) that were revoked (True) or connected elsewhere (False)."""
     kept = Agent.objects.filter(pk__in=list(held), revoked_at=None).values_list("id", "connected_to")
-    return held.keys() - {agent_id for agent_id, place in kept if place == held[agent_id]}
+    places = dict(kept)
+    return {
+        agent_id: agent_id not in places for agent_id, place in held.items() if places.get(agent_id) != place
+    }

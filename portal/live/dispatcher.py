@@ -18,7 +18,7 @@ from deployments.agents import connections, inbox, logs, observations, outbox
 from deployments.agents.observations import Observation
 from portal.live.database import Database
 from portal.live.gatherer import Gatherer
-from portal.live.outlet import REPLACED, Outlet
+from portal.live.outlet import NOT_SIGNED_IN, REPLACED, Outlet
 from portal.logging import redact_text
 
 logger = structlog.get_logger(__name__)
@@ -125,12 +125,15 @@ class Dispatcher:
 
     async def drop_lost(self) -> None:
         """Close the sockets of agents that were revoked or connected elsewhere, until cancelled."""
+        loop = asyncio.get_running_loop()
+        check_all_at = loop.time() + CHECK_SECONDS
         while True:
             try:
-                async with asyncio.timeout(CHECK_SECONDS):
+                async with asyncio.timeout_at(check_all_at):
                     await self._suspicion.wait()
             except TimeoutError:
                 self._suspects.update(self.connected)
+                check_all_at = loop.time() + CHECK_SECONDS
             self._suspicion.clear()
             suspects, self._suspects = self._suspects, set()
             held = {agent_id: self.connected[agent_id] for agent_id in suspects & self.connected.keys()}
@@ -142,8 +145,8 @@ class Dispatcher:
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("live.recheck_failed", error=str(error))
                 continue
-            for agent_id in lost:
-                held[agent_id].outlet.close(REPLACED)
+            for agent_id, is_revoked in lost.items():
+                held[agent_id].outlet.close(NOT_SIGNED_IN if is_revoked else REPLACED)
 
     async def _write_reports(self, lot: Sequence[inbox.Report]) -> None:
         accepted = await self._database.run(_accept, lot)

@@ -11,6 +11,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
+import structlog
+
+logger = structlog.get_logger(__name__)
+
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
@@ -50,6 +54,7 @@ class Outlet:
         if self._writer is not None:
             self._queued += len(text)
             if self._queued > MAX_QUEUED:
+                logger.info("live.too_slow")
                 self.close(TOO_SLOW)
                 return
         self._put({"type": "websocket.send", "text": text})

@@ -141,7 +141,7 @@ def test_revoking_an_agent_ends_its_connection(web: WebServer, world: World, con
     agent = connect_agent(web)
     agent.welcomed()
     Agent.objects.filter(pk=world.agent.pk).update(revoked_at="2026-01-01T00:00:00Z")
-    assert agent.close_code() == 4409
+    assert agent.close_code() == 4401
 
 
 def test_what_is_wrong_is_refused_and_the_connection_stays(

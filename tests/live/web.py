@@ -99,9 +99,16 @@ class Browser:
 
     def __init__(self, server: WebServer, path: str, cookie: str, *, origin: str = "") -> None:
         headers = {"Cookie": f"slipway_session={cookie}"} if cookie else {}
+        self.cookie = cookie
         self._opened = ExitStack()
         self.socket = self._opened.enter_context(
-            connect(server.url + path, additional_headers=headers, origin=origin or server.origin)
+            connect(
+                server.url + path,
+                additional_headers=headers,
+                origin=origin or server.origin,
+                max_size=None,
+                ping_interval=None,
+            )
         )
         self.events: list[dict[str, Any]] = []
 
