@@ -168,6 +168,7 @@ def _row(position: int, item: Observation) -> dict[str, Any] | None:
         release_id=texts.column(item.target.release_id, 36),
         artifact_digest=texts.column(item.target.artifact_digest, 71),
         config_digest=texts.column(item.target.config_digest, 71),
+        modified=tuple(texts.column(path, 300) for path in item.target.modified[:10]),
     )
     return {
         "position": position,
