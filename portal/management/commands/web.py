@@ -22,10 +22,12 @@ class Command(BaseCommand):
             workers=options["processes"],
             # The faster of uvicorn's websocket implementations, and the one that is maintained.
             ws="websockets-sansio",
-            # Django sees no lifespan events, and has logging of its own.
-            lifespan="off",
+            # Compression would be done for each socket, where the fan-out encodes once for all of them.
+            ws_per_message_deflate=False,
+            # The application listens to the database from its start to its end.
+            lifespan="on",
             log_config=None,
             access_log=False,
-            # Sockets of agents and browsers stay open for ever: they are told to come back elsewhere.
-            timeout_graceful_shutdown=3,
+            # A peer that no longer reads must not hold up the end.
+            timeout_graceful_shutdown=2,
         )
