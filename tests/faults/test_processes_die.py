@@ -45,7 +45,7 @@ def test_the_main_job_runs_on_real_processes(stack: Stack) -> None:
 
     broken = stack.ended(stack.deploy("1.2"))
     assert broken.state == RolloutState.ROLLED_BACK, broken.outcome
-    assert "prices.csv" in broken.outcome
+    assert "prices.csv" in broken.outcome, "the service says itself what ails it"
     assert all('"1.0"' in answer for answer in stack.answers().values())
     check_invariants(first)
     check_invariants(broken)

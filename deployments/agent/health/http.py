@@ -5,6 +5,7 @@ import asyncio
 from deployments.agent.health.base import CheckFailed, Subject
 
 MAX_DRAINED_BYTES = 64 * 1024
+MAX_EXCERPT_BYTES = 200
 
 
 async def check(subject: Subject) -> None:
@@ -26,7 +27,7 @@ async def check(subject: Subject) -> None:
         if status is None:
             raise CheckFailed(f"{where}: the answer is not HTTP")
         if not 200 <= status < 400:
-            raise CheckFailed(f"{where} answered {status}")
+            raise CheckFailed(f"{where} answered {status}{await _excerpt(reader)}")
         # Let it finish: many servers log a peer that hangs up in the middle.
         drained = 0
         while drained < MAX_DRAINED_BYTES and (data := await reader.read(8192)):
@@ -36,6 +37,15 @@ async def check(subject: Subject) -> None:
         raise CheckFailed(f"{where}: {reason}") from None
     finally:
         writer.close()
+
+
+async def _excerpt(reader: asyncio.StreamReader) -> str:
+    """What the answer says of itself, for people: the beginning of its body, printable."""
+    while (await reader.readline()).strip():
+        pass
+    text = (await reader.read(MAX_EXCERPT_BYTES)).decode(errors="replace")
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return f": {words}" if words else ""
 
 
 def _status(line: bytes) -> int | None:
