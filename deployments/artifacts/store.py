@@ -75,15 +75,6 @@ def open_artifact(digest: str) -> File:
         raise NotFound from None
 
 
-def exists(digest: str) -> bool:
-    return _storage().exists(name_of(digest))
-
-
-def discard(digest: str) -> None:
-    """Remove bytes that no row names."""
-    _storage().delete(name_of(digest))
-
-
 def name_of(digest: str) -> str:
     """`sha256:abcdef...` -> `sha256/ab/cdef...`; raises Invalid."""
     algorithm, _, value = check_digest(digest).partition(":")

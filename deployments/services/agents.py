@@ -108,12 +108,8 @@ def enrol_agent(
 @transaction.atomic
 def revoke_agent(*, actor: Actor, agent_id: UUID, reason: str) -> Agent:
     """Refuse everything that the agent says or asks from now on; its targets keep running as they are."""
-    agents = Agent.objects.select_for_update(no_key=True)
-    agent = access.visible(actor, agents).filter(pk=agent_id).first()
-    if agent is None:
-        access.get(actor, "agent.view", Agent.objects.all(), id=agent_id)
+    agent = access.get(actor, "agent.view", Agent.objects.select_for_update(no_key=True), id=agent_id)
     access.require(actor, "agent.revoke", agent)
-    assert agent is not None
     if not reason.strip():
         raise Invalid(reason="Say why: it stands in the audit log.")
     if agent.revoked_at is None:

@@ -1,7 +1,9 @@
 """Who asks, and what they may do where."""
 
+from typing import Any
+
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -23,8 +25,9 @@ class MeOut(Out):
     is_administrator = serializers.BooleanField(source="is_superuser")
     teams = serializers.SerializerMethodField()
 
-    def get_teams(self, _actor: object) -> list[MyTeamOut]:
-        return MyTeamOut(self.context["memberships"], many=True).data  # type: ignore[return-value]
+    @extend_schema_field(MyTeamOut(many=True))
+    def get_teams(self, _actor: object) -> Any:
+        return MyTeamOut(self.context["memberships"], many=True).data
 
 
 class Me(ApiView):

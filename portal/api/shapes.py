@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db.models import Model
+from drf_spectacular.drainage import set_override
 from rest_framework import serializers
 from rest_framework.response import Response
 
 
 class In(serializers.Serializer[Any]):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # In the OpenAPI document: TeamIn is TeamRequest, TeamOut is Team.
+        set_override(cls, "component_name", cls.__name__.removesuffix("In"))
+
     @classmethod
     def parse(cls, data: Any, *, partial: bool = False) -> dict[str, Any]:
         """Return the checked values by field; raises ValidationError naming every field that is wrong."""
@@ -32,6 +38,10 @@ class In(serializers.Serializer[Any]):
 
 
 class Out(serializers.Serializer[Any]):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        set_override(cls, "component_name", cls.__name__.removesuffix("Out"))
+
     @classmethod
     def response(cls, row: Model, *, status: int = 200, etag: int | None = None) -> Response:
         """The answer that shows `row`."""

@@ -44,6 +44,7 @@ class ListView(ListModelMixin, ApiView):
     filterset_class: ClassVar[Any] = None
 
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Those that you may see, newest first, in pages."""
         self.check_parameters(request)
         rows = self.paginate_queryset(self.filter_queryset(self.visible()))
         shape: type[Out] = self.serializer_class  # type: ignore[assignment]
