@@ -24,6 +24,9 @@ VERBS = {
     "rollback": "rollout.rollback",
 }
 
+LEFT_CHANGED = frozenset({RolloutState.SUCCEEDED, RolloutState.FAILED, RolloutState.CANCELLED})
+"""Ends that may leave targets on the new release: an earlier one can be rolled out again."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BatchProgress:
@@ -132,10 +135,10 @@ def failures(rollout: Rollout) -> list[RolloutTarget]:
 
 
 def events(rollout: Rollout, *, after: int = 0, before: int = 0) -> list[Event]:
-    """Newest first: those after number `after`, or a page of those before `before`."""
+    """Newest first: the next ones after number `after` (ask again for the rest), or those before `before`."""
     rows = Event.objects.filter(rollout=rollout)
     if after:
-        rows = rows.filter(number__gt=after)
+        return list(rows.filter(number__gt=after).order_by("number")[:EVENTS_SHOWN])[::-1]
     if before:
         rows = rows.filter(number__lt=before)
     return list(rows.order_by("-number")[:EVENTS_SHOWN])
@@ -160,27 +163,31 @@ def estimate(batches: Sequence[Batch], now: datetime) -> timedelta | None:
     return left
 
 
+def permitted(actor: Actor, rollout: Rollout) -> list[str]:
+    """What the actor may ever do to this rollout, whatever its state."""
+    return [name for name, verb in VERBS.items() if access.allowed(actor, verb, rollout)]
+
+
 def actions(actor: Actor, rollout: Rollout) -> list[str]:
-    """What the state and the actor's permission let them do, in the order in which it is offered."""
-    state = RolloutState(rollout.state)
-    moves = ALLOWED[state]
-    offered = []
-    if state == RolloutState.PAUSED:
-        offered.append("resume")
+    """What the state and the actor's permission let them do now."""
+    moves = ALLOWED[RolloutState(rollout.state)]
+    offered = set()
+    if rollout.state == RolloutState.PAUSED:
+        offered.add("resume")
     if RolloutState.PAUSED in moves:
-        offered.append("pause")
-    if RolloutState.ROLLING_BACK in moves or (state == RolloutState.SUCCEEDED and _is_latest(rollout)):
-        offered.append("rollback")
+        offered.add("pause")
     if RolloutState.CANCELLED in moves:
-        offered.append("cancel")
-    return [name for name in offered if access.allowed(actor, VERBS[name], rollout)]
+        offered.add("cancel")
+    if RolloutState.ROLLING_BACK in moves or (rollout.state in LEFT_CHANGED and _can_return(rollout)):
+        offered.add("rollback")
+    return [name for name in permitted(actor, rollout) if name in offered]
 
 
-def _is_latest(rollout: Rollout) -> bool:
-    """Whether no later rollout of the service went to this environment: only the last is rolled back."""
-    return not Rollout.objects.filter(
-        service=rollout.service_id, environment=rollout.environment_id, id__gt=rollout.id
-    ).exists()
+def _can_return(rollout: Rollout) -> bool:
+    """Whether it was the last here, and another release succeeded before it."""
+    here = Rollout.objects.filter(service=rollout.service_id, environment=rollout.environment_id)
+    earlier = here.filter(state=RolloutState.SUCCEEDED, id__lt=rollout.id).exclude(release=rollout.release_id)
+    return earlier.exists() and not here.filter(id__gt=rollout.id).exists()
 
 
 def count_targets(rollout_ids: Iterable[UUID]) -> dict[UUID, dict[str, int]]:

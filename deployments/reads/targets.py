@@ -9,14 +9,22 @@ from django.db.models import Count, QuerySet
 
 from deployments import access
 from deployments.domain.actor import Actor
-from deployments.models import Agent, Environment, Region, Release, RolloutTarget, Service, Target
+from deployments.models import Agent, Environment, LogChunk, Region, Release, RolloutTarget, Service, Target
 from deployments.reads.page import Page, by_name, newest_first
+
+LOG_CHUNKS_SHOWN = 40
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RegionTargets:
     name: str
     targets: Sequence[Target]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RegionCount:
+    name: str
+    targets: int
 
 
 def get(actor: Actor, target_id: UUID) -> Target:
@@ -67,17 +75,16 @@ def agents(actor: Actor, after: str = "") -> Page[Agent]:
     return by_name(rows.annotate(target_count=Count("targets")), after, size=100)
 
 
-def regions(environments: Sequence[Environment], actor: Actor) -> dict[UUID, list[Region]]:
-    """Regions by environment, each with `target_count`: the targets that the actor may see."""
-    visible = access.visible(actor, Target.objects.all())
-    counts = dict(
-        visible.order_by()
-        .values_list("region_id")
-        .annotate(number=Count("id"))
-        .values_list("region_id", "number")
-    )
-    found: dict[UUID, list[Region]] = defaultdict(list)
+def regions(actor: Actor, environments: Sequence[Environment]) -> dict[UUID, list[RegionCount]]:
+    """Regions by environment, each with how many targets the actor may see there."""
+    visible = access.visible(actor, Target.objects.filter(region__environment__in=environments))
+    counts = dict(visible.order_by().values_list("region_id").annotate(number=Count("id")))
+    found: dict[UUID, list[RegionCount]] = defaultdict(list)
     for region in Region.objects.filter(environment__in=environments).order_by("position", "name"):
-        region.target_count = counts.get(region.id, 0)  # type: ignore[attr-defined]
-        found[region.environment_id].append(region)
+        found[region.environment_id].append(RegionCount(region.name, counts.get(region.id, 0)))
     return found
+
+
+def log_tail(target: Target) -> list[LogChunk]:
+    """The newest chunks of what runs there printed, oldest first."""
+    return list(LogChunk.objects.filter(target=target).order_by("-id")[:LOG_CHUNKS_SHOWN])[::-1]

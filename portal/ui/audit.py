@@ -28,7 +28,7 @@ class EntryRow:
     verb: str
     object_kind: str
     object_id: str
-    object_name: str
+    object_label: str
     before: str
     after: str
     reason: str
@@ -61,10 +61,16 @@ def _row(entry: Entry, now: datetime) -> EntryRow:
         verb=entry.verb,
         object_kind=entry.object_kind,
         object_id=entry.object_id,
-        object_name=entry.object_name,
+        object_label=_label(entry),
         before=one_line(entry.before),
         after=one_line(entry.after),
         reason=entry.reason,
         request_id=entry.request_id,
         address=entry.address,
     )
+
+
+def _label(entry: Entry) -> str:
+    """`rollout orders 1.1 to prod`; without saying `batch` twice where the name begins with it."""
+    name = entry.object_name or entry.object_id
+    return name if name.startswith(entry.object_kind) else f"{entry.object_kind} {name}"

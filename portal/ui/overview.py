@@ -62,8 +62,7 @@ def cell_view(cell: overview.Cell, now: datetime) -> CellView:
     latest = cell.latest
     note = ""
     if latest is not None and latest.is_active:
-        verb = "back to the stable release" if latest.state == "rolling_back" else f"to {latest.version}"
-        note = f"{words(latest.state)} {verb}, {latest.done} of {latest.total}"
+        note = f"{latest.version} {words(latest.state)}, {latest.done} of {latest.total}"
     elif latest is not None and latest.state in ("failed", "rolled_back", "cancelled"):
         note = f"{latest.version} {words(latest.state)}"
     return CellView(
