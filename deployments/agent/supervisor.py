@@ -9,10 +9,10 @@ import contextlib
 import logging
 import secrets as random_names
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
@@ -28,7 +28,7 @@ from deployments.agent.runtimes import registry
 from deployments.agent.runtimes.base import Found, Instance, Launch
 from deployments.agent.secrets import SecretSource, has_references
 from deployments.agent.state import prepare, write_atomic
-from deployments.agent.work import on_disk
+from deployments.agent.work import on_disk, uninterrupted
 
 log = logging.getLogger("slipway.agent.supervisor")
 
@@ -36,8 +36,6 @@ RESTART_FIRST_SECONDS = 0.5
 RESTART_LAST_SECONDS = 30.0
 STABLE_SECONDS = 60.0
 """A service that has run so long starts its backoff anew when it crashes."""
-
-T = TypeVar("T")
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -231,10 +229,11 @@ class Supervisor:
             if ended.done():
                 raise _ended_early(ended.result(), await self.log_tail())
             if monitor.health != "healthy":
+                error = logfile.redact(monitor.error, self.secret_values)
                 raise TaskFailure(
                     "unhealthy",
                     "The service was not healthy in time. Last check: "
-                    f"{monitor.error or 'passed, but not often enough in a row'}. "
+                    f"{error or 'passed, but not often enough in a row'}. "
                     "See its last lines, correct the service or its health check.",
                 )
         finally:
@@ -382,17 +381,6 @@ def _ended_early(ended: Exit, tail: tuple[str, ...]) -> TaskFailure:
     return TaskFailure(
         "exited", f"The service {ended} before it was healthy. See its last lines for the reason."
     )
-
-
-async def uninterrupted(work: Coroutine[object, object, T]) -> T:
-    """Finish `work` even when the caller is cancelled meanwhile; the cancellation is raised after it."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            await task
-        raise
 
 
 async def _cancelled(task: asyncio.Task[None] | None) -> None:

@@ -1,9 +1,10 @@
 """Where blocking work goes, so that the event loop never waits for a disk or a peer."""
 
 import asyncio
+import contextlib
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -54,3 +55,14 @@ async def on_network(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwa
 
         threading.Thread(target=run, name="network", daemon=True).start()
         return await done
+
+
+async def uninterrupted(work: Coroutine[object, object, T]) -> T:
+    """Finish `work` even when the caller is cancelled meanwhile; the cancellation is raised after it."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await task
+        raise
