@@ -13,12 +13,12 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 from django.conf import settings
 from django.core.files import File
-from django.core.files.storage import Storage, storages
+from django.core.files.storage import FileSystemStorage, Storage, storages
 
 from deployments.errors import DigestMismatch, Invalid, NotFound, StorageFull, TooLarge
 
@@ -34,17 +34,6 @@ class Stored(msgspec.Struct, frozen=True):
     size_bytes: int
     is_new: bool
     """False: the same bytes were there already."""
-
-
-class _Received(File):
-    """A finished file that the storage may take over by renaming it."""
-
-    def __init__(self, file: IO[Any], path: Path) -> None:
-        super().__init__(file, name=path.name)
-        self._path = path
-
-    def temporary_file_path(self) -> str:
-        return str(self._path)
 
 
 def put(chunks: Iterable[bytes], *, digest: str | None, max_bytes: int) -> Stored:
@@ -113,35 +102,38 @@ def _receive(chunks: Iterable[bytes], file: IO[bytes], max_bytes: int) -> tuple[
 
 
 def _keep(digest: str, file: IO[bytes], path: Path) -> bool:
-    """Move the received file to its name; False when the name exists already."""
+    """Give the received file its name; False when the name exists already."""
     storage = _storage()
     name = name_of(digest)
     if storage.exists(name):
         return False
     try:
-        saved = storage.save(name, _Received(file, path))
+        if isinstance(storage, FileSystemStorage):
+            _move(path, Path(storage.path(name)))
+        else:
+            saved = storage.save(name, File(file))
+            if saved != name:
+                # Someone stored the same bytes in the meantime, and the storage dodged to another name.
+                storage.delete(saved)
     except OSError as error:
         _raise_full(error)
         raise
-    if saved != name:
-        # Someone stored the same bytes in the meantime, and the storage dodged to another name.
-        storage.delete(saved)
-        return False
-    _make_name_durable(storage, name)
     return True
 
 
-def _make_name_durable(storage: Storage, name: str) -> None:
-    """On a file system a rename lasts once its directory is written."""
-    try:
-        directory = Path(storage.path(name)).parent
-    except NotImplementedError:
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _move(path: Path, place: Path) -> None:
+    """Rename, which is whole or not at all; what is there already has the same bytes.
+
+    The storage's own way would copy where the rename fails, and could leave half a file under the name.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    path.replace(place)
+    for directory in (place.parent, place.parent.parent):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _raise_full(error: OSError) -> None:
@@ -157,7 +149,7 @@ def _incoming() -> Iterator[tuple[IO[bytes], Path]]:
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
         path = directory / secrets.token_hex(16)
-        file = path.open("xb", buffering=0)
+        file = path.open("x+b", buffering=0)
     except OSError as error:
         _raise_full(error)
         raise
