@@ -113,6 +113,8 @@ def logging_config(*, log_format: LogFormat, level: LogLevel) -> dict[str, Any]:
             # Several lines a job: with a tick every few milliseconds they are noise.
             "django-q": {"level": max(logging.WARNING, logging.getLevelName(level.value))},
             "httpx": {"level": "WARNING"},
+            # A line or two for each socket that opens or closes, and there are thousands.
+            "uvicorn.error": {"level": "WARNING"},
             "uvicorn.access": {"level": "WARNING"},
         },
     }

@@ -124,12 +124,11 @@ class Demo:
         rollout = self._roll_out("1.2", "New price table", lambda: "")
         self._expect(rollout, "rolled_back")
         self.console.print(f"   [red]✗[/] {rollout['outcome']}")
-        failed = [row for row in self.api.all(f"/rollouts/{rollout['id']}/targets") if row["error"]]
+        failed = list(self.api.all(f"/rollouts/{rollout['id']}/tasks", state="failed"))
         if not failed:
-            raise DemoFailed("No target says why 1.2 failed.")
-        self.console.print(f"     why: {failed[0]['name']}: {failed[0]['error']}", markup=False)
-        for line in failed[0]["log_tail"][-3:]:
-            self.console.print(f"     log: {line}", markup=False, highlight=False)
+            raise DemoFailed("No task says why 1.2 failed.")
+        for line in failed[0].get("log_tail", [])[-4:]:
+            self.console.print(f"     log of {failed[0]['target']['name']}: {line}", markup=False)
         versions = self._running_versions()
         if set(versions) != {"1.1"} or len(versions) != TARGETS:
             raise DemoFailed(f"After the rollback the targets run {versions}.")
@@ -194,7 +193,7 @@ def _configuration() -> Json:
             "port": "${target.port}",
             "path": "/healthz",
             "interval_ms": 200,
-            "deadline_seconds": 15,
+            "deadline_seconds": 8,
         },
     }
 

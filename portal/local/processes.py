@@ -89,7 +89,8 @@ def build(
 
 def agent_command(layout: Layout, region: str, join_tokens: Mapping[str, Path]) -> list[str]:
     """How one demo agent is started; the join token goes by file, and only before it is enrolled."""
-    command = [sys.executable, "-m", "deployments.agent", "--server", layout.url]
+    command = [sys.executable, "-m", "portal.local.after", str(layout.port)]
+    command += [sys.executable, "-m", "deployments.agent", "--server", layout.url]
     command += ["--state-dir", str(layout.state_dir / "agents" / region), "--name", f"demo-{region}"]
     command += ["--stop-services-on-exit", "--json-logs"]
     if region in join_tokens:
