@@ -21,6 +21,10 @@ TIMEOUT_SECONDS = 5
 RENEW_BEFORE_SECONDS = 30
 
 
+class _SignInRefused(Exception):
+    """The AppRole is not accepted."""
+
+
 class Vault:
     name: ClassVar[str] = "vault"
 
@@ -43,6 +47,11 @@ class Vault:
             except (refusals.Forbidden, refusals.Unauthorized):
                 # Our token may have been revoked or have ended early: once more with a new one.
                 return self._wrapped(path, self._signed_in(anew=True))
+        except _SignInRefused:
+            raise SecretUnavailable(
+                f"The secret {path} cannot be read: the secret server does not accept Slipway's AppRole. "
+                "Check SLIPWAY_VAULT_ROLE_ID and SLIPWAY_VAULT_SECRET_ID."
+            ) from None
         except (refusals.Forbidden, refusals.Unauthorized):
             raise SecretUnavailable(
                 f"The secret server does not let Slipway read {path}. Add it to the policy of its AppRole."
@@ -83,8 +92,8 @@ class Vault:
                     answer = self._client().auth.approle.login(
                         role_id=env.vault_role_id, secret_id=env.vault_secret_id, use_token=False
                     )
-                except refusals.InvalidRequest:
-                    raise refusals.Unauthorized from None
+                except (refusals.InvalidRequest, refusals.Forbidden, refusals.Unauthorized):
+                    raise _SignInRefused from None
                 self._token = str(answer["auth"]["client_token"])
                 seconds = int(answer["auth"]["lease_duration"]) or 3600
                 self._good_until = time.monotonic() + max(seconds - RENEW_BEFORE_SECONDS, seconds / 2)
