@@ -127,10 +127,14 @@ class AgentProgram:
         hellos = len(self.plane.hellos)
         self.plane.connection = None
         self.spawn(*options, env=env)
-        await self.plane.until(
-            lambda: len(self.plane.hellos) > hellos and self.plane.connection is not None,
-            "the agent is connected",
-        )
+        try:
+            await self.plane.until(
+                lambda: len(self.plane.hellos) > hellos and self.plane.connection is not None,
+                "the agent is connected",
+                30,
+            )
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log}") from None
 
     async def kill(self) -> None:
         """SIGKILL: no goodbye."""

@@ -151,7 +151,7 @@ async def test_a_port_in_use_is_named_as_the_cause(
     plane: FakeControlPlane, agent: AgentProgram, port: int
 ) -> None:
     with socket.create_server(("127.0.0.1", port)):
-        report = await plane.do(plane.activate(web_release(plane, port, health=protocol.HealthSpec())))
+        report = await plane.do(plane.activate(web_release(plane, port)))
     assert (report.code, "port is in use" in report.message) == ("start_failed", True)
     assert any("Address already in use" in line for line in report.log_tail)
 

@@ -22,7 +22,7 @@ async def test_a_repeated_task_answers_with_its_recorded_result(
     pid = plane.target().pid or first.target.pid  # type: ignore[union-attr]
 
     await plane.send(activation)
-    await plane.until(lambda: len(plane.results(activation.task_id)) == 2, "it answers again")
+    await plane.until(lambda: len(plane.results(activation.task_id)) >= 2, "it answers again")
 
     assert plane.results(activation.task_id) == [first, first]
     assert alive(pid), "nothing was restarted"
@@ -51,7 +51,7 @@ async def test_the_recorded_result_survives_a_restart(
     await agent.kill()
     await agent.start()
     await plane.send(activation)
-    await plane.until(lambda: len(plane.results(activation.task_id)) == 2, "it answers again")
+    await plane.until(lambda: len(plane.results(activation.task_id)) >= 2, "it answers again")
     assert plane.results(activation.task_id)[1] == first
 
 
@@ -196,7 +196,7 @@ async def test_a_task_resumed_too_late_is_refused_and_not_left_open(
     report = await plane.do(msgspec.structs.replace(stage, expires_at=time.time() - 1))
     assert (report.status, report.code) == ("refused", "expired")
     await plane.drop()
-    await plane.until(lambda: len(plane.hellos) == 3)
+    await plane.until(lambda: len(plane.hellos) >= 3)
     assert plane.hellos[-1].open_tasks == ()
 
 
@@ -207,15 +207,15 @@ async def test_a_result_is_sent_again_after_each_reconnect_until_it_is_acknowled
     stage = plane.stage(web_release(plane, port))
     await plane.do(stage)
     await plane.drop()
-    await plane.until(lambda: len(plane.results(stage.task_id)) == 2, "it is sent again")
+    await plane.until(lambda: len(plane.results(stage.task_id)) >= 2, "it is sent again")
     assert plane.hellos[-1].open_tasks == (stage.task_id,)
     plane.ack = True
     await plane.drop()
-    await plane.until(lambda: len(plane.results(stage.task_id)) == 3, "and again")
+    await plane.until(lambda: len(plane.results(stage.task_id)) >= 3, "and again")
     beats = len(plane.heartbeats)
     await plane.until(lambda: len(plane.heartbeats) > beats + 1)
     await plane.drop()
-    await plane.until(lambda: len(plane.hellos) == 4)
+    await plane.until(lambda: len(plane.hellos) >= 4)
     assert plane.hellos[-1].open_tasks == ()
     assert len(plane.results(stage.task_id)) == 3
 
