@@ -14,7 +14,7 @@ from deployments.reads import targets
 from portal.settings import SLIPWAY
 from portal.ui.errors import page
 from portal.ui.format import ago
-from portal.ui.lists import link
+from portal.ui.lists import asked, link
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class AgentRow:
 @page
 def index(request: HttpRequest, actor: Actor) -> HttpResponse:
     now = timezone.now()
-    found = targets.agents(actor, request.GET.get("after", ""))
+    found = targets.agents(actor, asked(request, "after")["after"])
 
     def row(agent: Any) -> AgentRow:
         return AgentRow(

@@ -14,7 +14,7 @@ from deployments.domain.actor import Actor
 from deployments.reads.page import by_number
 from portal.ui.errors import page
 from portal.ui.format import ago, one_line
-from portal.ui.lists import link
+from portal.ui.lists import asked, link
 
 FILTERS = ("object_kind", "object_id", "actor_name", "verb")
 
@@ -39,7 +39,7 @@ class EntryRow:
 @page
 def index(request: HttpRequest, actor: Actor) -> HttpResponse:
     access.require(actor, "audit.view")
-    filters = {name: request.GET.get(name, "").strip()[:64] for name in FILTERS}
+    filters = asked(request, *FILTERS)
     entries = Entry.objects.filter(**{name: value for name, value in filters.items() if value})
     found = by_number(entries, request.GET.get("before", ""), size=50)
     now = timezone.now()

@@ -72,6 +72,11 @@ def release_rows(releases: Iterable[Release], now: datetime) -> list[ReleaseRow]
     ]
 
 
+def asked(request: HttpRequest, *names: str) -> dict[str, str]:
+    """Values of the query, as the database can take them: short, and without NUL."""
+    return {name: request.GET.get(name, "").replace("\0", "").strip()[:100] for name in names}
+
+
 def link(request: HttpRequest, **changed: Any) -> str:
     """The query of this page with some of it changed; empty values are left out."""
     query = {key: value for key, value in request.GET.items() if value} | changed

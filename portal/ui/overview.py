@@ -15,6 +15,7 @@ from deployments.reads import overview
 from portal.ui.bars import Bar, bar
 from portal.ui.errors import page
 from portal.ui.format import ago, plural, words
+from portal.ui.lists import asked
 
 UNHEALTHY, HEALTHY, UNKNOWN, EMPTY = "unhealthy", "healthy", "unknown", "empty"
 
@@ -37,7 +38,7 @@ class CellView:
 
 @page
 def show(request: HttpRequest, actor: Actor) -> HttpResponse:
-    filters = {name: request.GET.get(name, "").strip()[:100] for name in ("text", "team", "after")}
+    filters = asked(request, "text", "team", "after")
     matrix = overview.matrix(actor, **filters)
     # What is shown, without the ages that change by themselves: a refresh that brings nothing is no refresh.
     seen = hashlib.sha256(repr(matrix).encode()).hexdigest()[:16]

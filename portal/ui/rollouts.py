@@ -16,7 +16,7 @@ from deployments.reads import overview, rollouts
 from portal.ui.bars import bar
 from portal.ui.errors import page
 from portal.ui.format import ago, duration, short, words
-from portal.ui.lists import link, rollout_rows
+from portal.ui.lists import asked, link, rollout_rows
 from portal.ui.sentences import lines
 from portal.ui.services import params_lines
 from portal.ui.steering import ACTIONS
@@ -25,8 +25,7 @@ from portal.ui.tiles import tiles
 
 @page
 def index(request: HttpRequest, actor: Actor) -> HttpResponse:
-    names = ("service", "environment", "state", "before")
-    filters = {name: request.GET.get(name, "").strip()[:100] for name in names}
+    filters = asked(request, "service", "environment", "state", "before")
     found = rollouts.history(
         actor,
         service=filters["service"],

@@ -2,6 +2,7 @@
 // the server's words (header, failures, lines of the stream) is fetched as rendered fragments, gathered
 // over a moment so that a batch of fifty targets costs one request.
 
+import { saysState } from "./live.js";
 import { connect } from "./socket.js";
 
 const GATHER_MS = 150;
@@ -84,9 +85,5 @@ connect(root.dataset.eventsUrl, {
       refreshStream();
     }
   },
-  onState(state) {
-    const live = document.getElementById("live-state");
-    live.dataset.live = state;
-    live.textContent = state === "live" ? "Live" : "Reconnecting…";
-  },
+  onState: saysState(document.getElementById("live-state")),
 });

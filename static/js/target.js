@@ -1,12 +1,12 @@
 // The log of a target grows as its service writes; the view follows the end unless somebody scrolled up.
 
+import { saysState } from "./live.js";
 import { connect } from "./socket.js";
 
 const CHARACTERS_KEPT = 200_000;
 
 const log = document.getElementById("log");
 const health = document.getElementById("health");
-const live = document.getElementById("live-state");
 
 function toEnd() {
   log.scrollTop = log.scrollHeight;
@@ -32,8 +32,5 @@ connect(log.dataset.eventsUrl, {
       }
     }
   },
-  onState(state) {
-    live.dataset.live = state;
-    live.textContent = state === "live" ? "Live" : "Reconnecting…";
-  },
+  onState: saysState(document.getElementById("live-state")),
 });
