@@ -2,12 +2,11 @@
  * A websocket that comes back by itself and goes on after the last event that it has.
  *
  * The server sends `{"events": [{n, at, kind, data}, ...]}`, numbered without gaps in each rollout; on
- * connecting it sends everything after `?after=N` first. Events without a number (an overview's, a
- * target's health) are passed on as they come.
+ * connecting it sends everything after `?after=N` first. Log output is numbered with gaps. Events without
+ * a number (an overview's, a target's health) are passed on as they come.
  *
  *     const socket = connect(url, {
  *       after: 12,                        // number of the last event that the page shows
- *       gapless: true,                    // false where numbers may skip, as those of log output do
  *       onEvents(events) { ... },         // in order, each number once
  *       onState(state, detail) { ... },   // "live" | "reconnecting" | "ended"; detail.reason when ended
  *     });
@@ -26,7 +25,7 @@ const FINAL = {
   4404: "This does not exist, or is not yours to see.",
 };
 
-export function connect(url, { after = 0, gapless = true, onEvents, onState = () => {} }) {
+export function connect(url, { after = 0, onEvents, onState = () => {} }) {
   let last = after;
   let socket = null;
   let timer = 0;
@@ -69,7 +68,7 @@ export function connect(url, { after = 0, gapless = true, onEvents, onState = ()
       if (event.n === undefined) {
         fresh.push(event);
       } else if (event.n > last) {
-        if (gapless && event.n !== last + 1) {
+        if (event.kind !== "log" && event.n !== last + 1) {
           // Something is missing: show what is whole, and ask again from there.
           if (fresh.length) onEvents(fresh);
           retry();

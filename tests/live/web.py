@@ -50,8 +50,8 @@ def database_url() -> str:
 class WebServer:
     """uvicorn with Slipway's application, on the test database."""
 
-    def __init__(self, log: Path) -> None:
-        self.port = free_port()
+    def __init__(self, log: Path, *, port: int = 0) -> None:
+        self.port = port or free_port()
         self.url = f"ws://127.0.0.1:{self.port}"
         self.origin = f"http://127.0.0.1:{self.port}"
         self.log = log
