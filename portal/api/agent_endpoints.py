@@ -10,7 +10,7 @@ from django.core.files import File
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from nacl.signing import SigningKey
 
-import deployments.agent
+from deployments.agent import bundle
 from deployments.errors import NotFound
 from deployments.models import Artifact
 from deployments.services.agents import enrol_agent, lease_secrets
@@ -72,14 +72,12 @@ def program(request: HttpRequest) -> HttpResponseBase:
 
 def _newest_source() -> float:
     """Modification time of what the program is built from: it is built again after an upgrade."""
-    package = Path(deployments.agent.__file__).parent
+    package = Path(bundle.__file__).parent
     return max(path.stat().st_mtime for path in (*package.rglob("*.py"), package.parent / "protocol.py"))
 
 
 def _build(path: Path) -> None:
     """Build beside it and rename: nobody is served half a program."""
-    from deployments.agent import bundle
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="agent-") as directory:
         built = Path(directory) / path.name

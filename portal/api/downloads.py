@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 from django.core.files import File
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
@@ -42,12 +43,11 @@ class Chunks:
 
 
 class StreamedFile(StreamingHttpResponse):
-    def __init__(self, chunks: Chunks, **kwargs: object) -> None:
+    """Closes its file when it has been sent, or the client has gone."""
+
+    def __init__(self, chunks: Chunks, **kwargs: Any) -> None:
         super().__init__(chunks, **kwargs)
         self._chunks = chunks
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._chunks)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._chunks.__aiter__()

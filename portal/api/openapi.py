@@ -105,7 +105,6 @@ SETTINGS = {
     ],
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     "SERVERS": [{"url": "/", "description": "This Slipway"}],
-    "AUTHENTICATION_WHITELIST": [],
     "ENUM_NAME_OVERRIDES": {
         "Tier": "deployments.models.catalog.Environment.Tier",
         "Role": "deployments.models.teams.Membership.Role",

@@ -24,7 +24,10 @@ def find(rows: QuerySet[M], text: str, *, field: str, remedy: str, name_field: s
 
     `rows` are those that the actor may see.
     """
-    found = rows.filter(by_reference(text, "", name_field)).first()
+    try:
+        found = rows.filter(by_reference(text, "", name_field)).first()
+    except ValueError:  # the name is a number, and this is none
+        found = None
     if found is None:
         names = [str(name) for name in rows.order_by(name_field).values_list(name_field, flat=True)[:10]]
         known = f" Known: {', '.join(names)}." if names else ""

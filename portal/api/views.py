@@ -24,13 +24,16 @@ class ApiView(GenericAPIView[Any]):
     pagination_class: Any = None
     filter_backends: Any = ()
     max_body_bytes: ClassVar[int] = parsers.MAX_BODY_BYTES
+    """0: the view reads the body itself, in chunks."""
     actor: Actor
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        if self.max_body_bytes:
+            # Before anything reads it: the CSRF check of a session does.
+            parsers.check_length(request._request, self.max_body_bytes)
+            _ = request._request.body
         super().initial(request, *args, **kwargs)
         self.actor = actor_of_request(request)
-        if self.max_body_bytes:
-            parsers.check_length(request._request, self.max_body_bytes)
 
     def visible(self) -> QuerySet[Any]:
         return access.visible(self.actor, self.get_queryset())

@@ -85,5 +85,3 @@ def created(response: HttpResponse) -> dict[str, Any]:
 def results(response: HttpResponse) -> list[dict[str, Any]]:
     assert response.status_code == 200, response.content
     return response.json()["results"]
-
-

@@ -10,7 +10,9 @@ from tests.fixtures import CONFIG
 def test_ci_gets_from_bytes_to_a_rollout(api, world, admin, owner, ci_token):
     boss, lead, ci = api(admin), api(owner), api(ci_token)
     created(boss.post("/environments", {"name": "stage", "tier": "stage", "regions": ["eu", "us"]}))
-    service = created(lead.post("/services", {"team": "shop", "name": "orders", "strategy": {"batch": "50%"}}))
+    service = created(
+        lead.post("/services", {"team": "shop", "name": "orders", "strategy": {"batch": "50%"}})
+    )
     for number in (1, 2):
         target = {
             "service": "orders",
@@ -26,7 +28,9 @@ def test_ci_gets_from_bytes_to_a_rollout(api, world, admin, owner, ci_token):
 
     content = b"the bytes of orders 1.0"
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    artifact = created(ci.upload(content, {"X-Slipway-Digest": digest, "X-Slipway-Filename": "orders.tar.gz"}))
+    artifact = created(
+        ci.upload(content, {"X-Slipway-Digest": digest, "X-Slipway-Filename": "orders.tar.gz"})
+    )
     assert artifact["digest"] == digest
     config = created(ci.post("/configs", {"service": "orders", "base": CONFIG}))
     release = created(
@@ -41,7 +45,9 @@ def test_ci_gets_from_bytes_to_a_rollout(api, world, admin, owner, ci_token):
 
     from deployments.services.agents import enrol_agent
 
-    enrol_agent(join_token=token["join_token"], public_key=bytes(nacl.signing.SigningKey.generate().verify_key))
+    enrol_agent(
+        join_token=token["join_token"], public_key=bytes(nacl.signing.SigningKey.generate().verify_key)
+    )
     started = ci.post("/rollouts", {"service": "orders", "environment": "stage", "release": "1.0"})
     rollout = created(started)
     assert rollout["state"] in ("pending", "queued", "running")
@@ -55,4 +61,7 @@ def test_ci_gets_from_bytes_to_a_rollout(api, world, admin, owner, ci_token):
     assert shown.json() == rollout
     events = results(ci.get(f"/rollouts/{rollout['id']}/events"))
     assert [event["number"] for event in events] == list(range(1, rollout["event_count"] + 1))
-    assert [t["name"] for t in results(ci.get(f"/rollouts/{rollout['id']}/targets"))] == ["orders-1", "orders-2"]
+    assert [t["name"] for t in results(ci.get(f"/rollouts/{rollout['id']}/targets"))] == [
+        "orders-1",
+        "orders-2",
+    ]
