@@ -10,8 +10,8 @@ from django.db.models import Count, QuerySet
 
 from deployments import access
 from deployments.domain.actor import Actor
-from deployments.domain.states import ALLOWED, BatchState, RolloutState, TargetState
-from deployments.models import Batch, Event, Rollout, RolloutTarget, Wave
+from deployments.domain.states import ALLOWED, BatchState, RolloutState, TargetState, TaskState
+from deployments.models import Batch, Event, Rollout, RolloutTarget, Task, Wave
 from deployments.reads.page import PAGE_SIZE, Page, newest_first
 
 EVENTS_SHOWN = 100
@@ -55,6 +55,18 @@ class Progress:
     @property
     def batches_done(self) -> int:
         return sum(1 for batch in self.batches if batch.state == BatchState.SUCCEEDED)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    id: UUID
+    """Of the RolloutTarget."""
+    target_id: UUID
+    name: str
+    region: str
+    code: str
+    error: str
+    log_tail: Sequence[str]
 
 
 def of_actor(actor: Actor) -> QuerySet[Rollout]:
@@ -128,10 +140,35 @@ def summary(rollout: Rollout) -> Progress:
     return Progress(waves=(), counts=counts, batches=list(batches))
 
 
-def failures(rollout: Rollout) -> list[RolloutTarget]:
-    """Targets with an error, with the last lines that they wrote."""
-    rows = RolloutTarget.objects.filter(rollout=rollout).exclude(error="")
-    return list(rows.select_related("target__region").order_by("position")[:FAILURES_SHOWN])
+def failures(rollout: Rollout) -> list[Failure]:
+    """Targets that failed and have not become healthy since, with the last lines that they wrote.
+
+    From the events: a target that was put back carries no error any more, but the page still says why.
+    """
+    said: dict[str, Event] = {}
+    failed = Event.objects.filter(
+        rollout=rollout, kind="target.state", data__after__state=TargetState.FAILED.value
+    )
+    for event in failed.order_by("number"):
+        said[event.data["id"]] = event
+    rows = RolloutTarget.objects.filter(rollout=rollout, id__in=list(said)).exclude(state=TargetState.HEALTHY)
+    shown = list(rows.select_related("target__region").order_by("position")[:FAILURES_SHOWN])
+    tails = {
+        task.progress_id: task.log_tail
+        for task in Task.objects.filter(progress__in=shown, state=TaskState.FAILED).order_by("id")
+    }
+    return [
+        Failure(
+            id=row.id,
+            target_id=row.target_id,
+            name=row.target.name,
+            region=row.target.region.name,
+            code=str(said[str(row.id)].data["after"].get("error_code", "")),
+            error=str(said[str(row.id)].data.get("reason", "")),
+            log_tail=tails.get(row.id) or row.log_tail,
+        )
+        for row in shown
+    ]
 
 
 def events(rollout: Rollout, *, after: int = 0, before: int = 0) -> list[Event]:

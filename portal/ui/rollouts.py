@@ -51,13 +51,15 @@ def show(request: HttpRequest, actor: Actor, rollout_id: UUID) -> HttpResponse:
     rollout = rollouts.get(actor, rollout_id)
     progress = rollouts.progress(rollout)
     plan: dict[str, Any] = rollout.plan.body if hasattr(rollout, "plan") else {}
+    failed = rollouts.failures(rollout)
+    errors = {failure.id: failure.error for failure in failed}
     waves = [
-        (wave.wave, [(part.batch, part.done, tiles(rollout, part.targets)) for part in wave.batches])
+        (wave.wave, [(part.batch, part.done, tiles(rollout, part.targets, errors)) for part in wave.batches])
         for wave in progress.waves
     ]
     context = _status(actor, rollout, progress) | {
         "waves": waves,
-        "failures": rollouts.failures(rollout),
+        "failures": failed,
         "events": lines(rollouts.events(rollout)),
         "actions": [ACTIONS[name] for name in rollouts.permitted(actor, rollout)],
         "plan_digest": rollout.plan.digest if hasattr(rollout, "plan") else "",

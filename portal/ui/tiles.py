@@ -1,7 +1,7 @@
 """One compact tile a target: flat, ready-formatted values, because a page may hold hundreds of them."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -38,7 +38,8 @@ class TargetTile:
     agent: str
 
 
-def tiles(rollout: Rollout, rows: Iterable[RolloutTarget]) -> list[Tile]:
+def tiles(rollout: Rollout, rows: Iterable[RolloutTarget], errors: Mapping[UUID, str]) -> list[Tile]:
+    """`errors`: why targets failed, which those that were put back no longer say themselves."""
     return [
         Tile(
             id=row.id,
@@ -49,7 +50,7 @@ def tiles(rollout: Rollout, rows: Iterable[RolloutTarget]) -> list[Tile]:
             label=words(row.state),
             old=row.previous_release.version if row.previous_release else "empty",
             new=rollout.release.version,
-            error=row.error,
+            error=row.error or errors.get(row.id, ""),
         )
         for row in rows
     ]

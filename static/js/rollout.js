@@ -8,6 +8,8 @@ import { connect } from "./socket.js";
 const GATHER_MS = 150;
 const LINES_KEPT = 400;
 const DONE = new Set(["healthy", "reverted"]);
+// A target that is put back still says why.
+const PUT_BACK = new Set(["reverting", "reverted"]);
 
 const root = document.querySelector("[data-events-url]");
 const stream = document.getElementById("stream");
@@ -49,7 +51,7 @@ function changeTile({ id, after, reason }) {
   if (!tile) return;
   tile.dataset.state = after.state;
   tile.querySelector(".tile-state").textContent = words(after.state);
-  tile.querySelector(".tile-error").textContent = reason ?? "";
+  if (reason || !PUT_BACK.has(after.state)) tile.querySelector(".tile-error").textContent = reason ?? "";
   flash(tile);
   const batch = tile.closest(".batch");
   const tiles = [...batch.querySelectorAll(".tile")];
