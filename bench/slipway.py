@@ -49,7 +49,7 @@ def fleet(targets: int, url: str, folder: Path) -> Iterator[Fleet]:
     """So many targets on one new agent, the first version deployed (and not measured)."""
     made = world.build(targets)
     name = made.service.name
-    token = world.join_token(made, name, list(made.service.targets.values_list("id", flat=True)))
+    token = world.join_token(made, name)
     with plane.agent(name, url, token, folder / name, folder) as agent:
         ready = Fleet(made, agent, folder)
         ready.update("100%")

@@ -44,10 +44,11 @@ def build(targets: int) -> World:
     return World(service, environment, Actor.system("bench"))
 
 
-def join_token(world: World, agent_name: str, target_ids: list[Any]) -> str:
-    """Text of a token whose agent will serve these targets."""
+def join_token(world: World, agent_name: str) -> str:
+    """Text of a token whose agent will serve all targets of the service."""
     from deployments.services.agents import create_join_token
 
+    target_ids = list(world.service.targets.values_list("id", flat=True))
     _, text = create_join_token(actor=world.actor, agent_name=agent_name, target_ids=target_ids)
     return text
 

@@ -1,4 +1,4 @@
-"""ansible-core: one play, `serial: 10%`, local connection, pipelining, 50 forks, no gathering of facts."""
+"""ansible-core: one play, `serial` of a tenth, local connection, pipelining, 50 forks, no gathering of facts."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from bench.peers.layout import AFTER, Job, batch_script, config, health
 PLAY = """
 - hosts: all
   gather_facts: false
-  serial: "{serial}"
+  serial: {serial}
   tasks:
     - name: a directory for the release
       ansible.builtin.file: {{path: "{{{{ home }}}}/releases/{version}/config", state: directory}}
@@ -31,7 +31,7 @@ PLAY = """
 """
 
 
-def run(job: Job, tools: Path, *, serial: str = "10%") -> float:
+def run(job: Job, tools: Path) -> float:
     """Seconds of `ansible-playbook` for the whole update. `tools`: the virtual environment it is in."""
     hosts = {
         home.name: {
@@ -49,7 +49,7 @@ def run(job: Job, tools: Path, *, serial: str = "10%") -> float:
     inventory = job.root / "inventory.json"
     inventory.write_text(json.dumps({"all": {"hosts": hosts, "vars": shared}}))
     play = job.root / "play.yml"
-    play.write_text(PLAY.format(version=AFTER, archive=job.archive, serial=serial))
+    play.write_text(PLAY.format(version=AFTER, archive=job.archive, serial=job.size))
     environment = os.environ | {
         "LC_ALL": "C.UTF-8",
         "ANSIBLE_FORKS": "50",

@@ -26,6 +26,8 @@ class Job:
     root: Path
     targets: int
     archive: Path
+    parts: int = 10
+    """Batches, one after the other."""
 
     @property
     def homes(self) -> list[Path]:
@@ -33,9 +35,13 @@ class Job:
 
     @property
     def batches(self) -> list[list[Path]]:
-        size = max(1, self.targets // 10)
         homes = self.homes
-        return [homes[start : start + size] for start in range(0, len(homes), size)]
+        return [homes[start : start + self.size] for start in range(0, len(homes), self.size)]
+
+    @property
+    def size(self) -> int:
+        """Targets in a batch."""
+        return max(1, self.targets // self.parts)
 
 
 def config(home: Path) -> str:
