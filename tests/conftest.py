@@ -23,7 +23,14 @@ def _start_database(state_dir: Path) -> None:
 
     server = EmbeddedPostgres(state_dir / "postgres", durable=False)
     os.environ["DATABASE_URL"] = server.start()
-    atexit.register(server.stop)
+    # Stops the server when this process ends, in whichever way.
+    reaper = subprocess.Popen(
+        [sys.executable, "-m", "portal.local.reaper", str(state_dir)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    atexit.register(reaper.communicate)
 
 
 def _prepare_environment() -> None:

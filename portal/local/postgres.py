@@ -24,6 +24,8 @@ from portal.local.ports import free_port, is_free
 # PostgreSQL refuses to run as root. In a user namespace root is user 65534 to it, and nothing has to
 # change hands: no user is made, and it works below a directory that only root may enter.
 UNSHARE = ("unshare", "-U", "--map-user=65534", "--map-group=65534")
+SOCKET_PREFIX = "slipway-pg-"
+SOCKET_LINE = 4  # of postmaster.pid, counted from 0
 START_ATTEMPTS = 6
 RETRY_SECONDS = 0.5
 COMMAND_SECONDS = 60
@@ -56,8 +58,6 @@ class EmbeddedPostgres:
         self.log = root / "log"
         self.durable = durable
         self.database = database
-        # A Unix socket's path may have some 100 characters; a checkout's path often has more.
-        self._socket_dir: Path | None = None
 
     @property
     def url(self) -> str:
@@ -83,11 +83,13 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Stop the server, ending its connections; nothing happens when it does not run."""
-        if self.is_running():
-            stopped = self._run("pg_ctl", "-D", str(self.data), "-m", "fast", "-w", "stop", check=False)
-            if stopped.returncode != 0 and self.is_running():
-                raise PostgresUnavailable(f"The embedded PostgreSQL does not stop: {stopped.stdout.strip()}")
-        self._remove_socket_dir()
+        if not self.is_running():
+            return
+        socket_dir = self._socket_dir()
+        stopped = self._run("pg_ctl", "-D", str(self.data), "-m", "fast", "-w", "stop", check=False)
+        if stopped.returncode != 0 and self.is_running():
+            raise PostgresUnavailable(f"The embedded PostgreSQL does not stop: {stopped.stdout.strip()}")
+        shutil.rmtree(socket_dir, ignore_errors=True)
 
     def is_running(self) -> bool:
         pid_file = self.data / "postmaster.pid"
@@ -96,28 +98,33 @@ class EmbeddedPostgres:
         return self._run("pg_ctl", "-D", str(self.data), "status", check=False).returncode == 0
 
     def _initialise(self) -> None:
-        # What an interrupted initdb left is worth nothing and would make the next one refuse.
+        # Made beside its place and moved there whole: one that was interrupted looks finished from outside.
+        unfinished = self.root / "data.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(self.data, ignore_errors=True)
         write_private(self.root / "password", secrets.token_urlsafe(24))
         self._own(self.root)
-        arguments = ["-D", str(self.data), "-U", "postgres", "-A", "scram-sha-256"]
+        arguments = ["-D", str(unfinished), "-U", "postgres", "-A", "scram-sha-256"]
         arguments += ["--pwfile", str(self.root / "password"), "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         self._run("initdb", *arguments)
+        unfinished.rename(self.data)
 
     def _try_start(self) -> bool:
-        self._remove_socket_dir()
-        self._socket_dir = Path(tempfile.mkdtemp(prefix="slipway-pg-"))
-        self._own(self._socket_dir)
-        options = self._options(self._choose_port())
+        # A Unix socket's path may have some 100 characters; a checkout's path often has more.
+        socket_dir = Path(tempfile.mkdtemp(prefix=SOCKET_PREFIX))
+        self._own(socket_dir)
+        options = self._options(self._choose_port(), socket_dir)
         arguments = ["-D", str(self.data), "-w", "-l", str(self.log), "-o", options, "start"]
-        return self._run("pg_ctl", *arguments, check=False).returncode == 0
+        if self._run("pg_ctl", *arguments, check=False).returncode == 0:
+            return True
+        shutil.rmtree(socket_dir, ignore_errors=True)
+        return False
 
-    def _remove_socket_dir(self) -> None:
-        if self._socket_dir is not None:
-            shutil.rmtree(self._socket_dir, ignore_errors=True)
-            self._socket_dir = None
+    def _socket_dir(self) -> Path:
+        """Where the running server has its Unix socket, as it wrote down itself."""
+        return Path((self.data / "postmaster.pid").read_text().splitlines()[SOCKET_LINE])
 
-    def _options(self, port: int) -> str:
+    def _options(self, port: int, socket_dir: Path) -> str:
         options = {
             "listen_addresses": "127.0.0.1",
             "port": port,
@@ -127,7 +134,7 @@ class EmbeddedPostgres:
         if not self.durable:
             options |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
         words = [f"-c {name}={value}" for name, value in options.items()]
-        return " ".join([*words, f"-k {self._socket_dir}"])
+        return " ".join([*words, f"-k {socket_dir}"])
 
     def _choose_port(self) -> int:
         """The remembered port where it is still free: other programs may know the URL."""

@@ -39,6 +39,33 @@ class Stopped(BaseException):
     """SIGTERM or Ctrl-C came before the supervisor was there to take it."""
 
 
+class Signals:
+    """SIGTERM and SIGINT as Stopped, but not in the middle of what must not be left half done."""
+
+    def __init__(self) -> None:
+        self._holding = False
+        self._came = False
+
+    def take(self, _number: int, _frame: FrameType | None) -> None:
+        self._came = True
+        if not self._holding:
+            raise Stopped
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Until the end of the block a signal only waits."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        if self._came:
+            raise Stopped
+
+
+_SIGNALS = Signals()
+
+
 class AlreadyUp(Exception):
     """Another `make up` uses this state directory."""
 
@@ -46,7 +73,7 @@ class AlreadyUp(Exception):
 def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _raise_stopped)
+        signal.signal(number, _SIGNALS.take)
     try:
         layout = Layout.read()
         if (memory := Memory.load(layout)) is not None:
@@ -108,7 +135,8 @@ def _database(layout: Layout, stack: contextlib.ExitStack) -> dict[str, str]:
         return {}
     server = EmbeddedPostgres(layout.state_dir / "postgres")
     stack.callback(server.stop)
-    url = server.start()
+    with _SIGNALS.held():
+        url = server.start()
     # For other commands of this checkout: `manage.py shell` finds it there.
     write_private(layout.state_dir / "database-url", url)
     return {"DATABASE_URL": url}
@@ -190,10 +218,6 @@ def _only_one(layout: Layout) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def _raise_stopped(_number: int, _frame: FrameType | None) -> None:
-    raise Stopped
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import os
 import signal
 import stat
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -96,8 +95,7 @@ def test_a_server_that_does_not_start_shows_its_log(server, monkeypatch):
 
 def test_the_socket_directory_is_short_and_gone_afterwards(server):
     server.start()
-    directory = server._socket_dir
-    assert directory is not None
+    directory = server._socket_dir()
     assert len(str(directory)) < 60
     server.stop()
-    assert not Path(directory).exists()
+    assert not directory.exists()
