@@ -73,6 +73,7 @@ class Dispatcher:
         if earlier := self.connected.get(socket.agent_id):
             earlier.outlet.close(REPLACED)
         self.connected[socket.agent_id] = socket
+        # Between the row and this line a task may have been taken for the earlier connection.
         self._again.add(socket.agent_id)
         self._wake.set()
 
