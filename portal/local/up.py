@@ -25,7 +25,7 @@ from django.db import connections
 from rich.console import Console
 
 from portal.env import SettingsError
-from portal.local import bao, processes
+from portal.local import bao, processes, reaper
 from portal.local.api import Api, Refused
 from portal.local.demo import Demo, DemoFailed
 from portal.local.files import private_directory, write_private
@@ -115,6 +115,7 @@ def _run(layout: Layout, console: Console, stack: contextlib.ExitStack) -> int:
         variables |= server.variables()
     with console.status("Preparing the database ..."):
         memory, tokens = _prepare(layout, variables)
+    processes.tie_children_to_us()
     logs = processes.LogFiles(layout.log_dir)
     stack.callback(logs.close)
     manager = processes.build(layout, variables, tokens, logs)
@@ -134,7 +135,7 @@ def _database(layout: Layout, stack: contextlib.ExitStack) -> dict[str, str]:
     if os.environ.get("DATABASE_URL") or os.environ.get("DATABASE_URL_FILE"):
         return {}
     server = EmbeddedPostgres(layout.state_dir / "postgres")
-    stack.callback(server.stop)
+    stack.callback(reaper.start(layout.state_dir).communicate)
     with _SIGNALS.held():
         url = server.start()
     # For other commands of this checkout: `manage.py shell` finds it there.

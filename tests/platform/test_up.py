@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -135,6 +135,23 @@ def test_the_demo_is_shown_once_and_nothing_is_left_when_it_stops(up):
     assert set(versions) == {"1.1"}
     assert up.stop(signal.SIGTERM) == 0
     assert leaks(up) == []
+
+
+def test_nothing_outlives_it_when_it_is_killed(up):
+    up.start()
+    logs = up.state_dir / "logs"
+    wait_for(lambda: (logs / "system.log").exists() and "clock started" in (logs / "system.log").read_text())
+    assert len(up.processes()) > 6
+
+    assert up.stop(signal.SIGKILL) == -signal.SIGKILL
+    wait_for(lambda: up.processes() == [])
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
 
 
 def leaks(up: Up) -> list[str]:
