@@ -14,7 +14,7 @@
  */
 
 const FIRST_DELAY_MS = 250;
-const LONGEST_DELAY_MS = 15000;
+const LONGEST_DELAY_MS = 5000;
 const STEADY_MS = 5000;
 
 /** Close codes after which the same request would be answered the same way. */
