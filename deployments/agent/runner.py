@@ -17,7 +17,11 @@ log = logging.getLogger("slipway.agent.runner")
 
 
 class Runner:
-    """Tasks of different targets run at once, those of one target in the order in which they came."""
+    """Tasks of different targets run at once, those of one target in the order in which they came.
+
+    The control plane has one open task for a target at most. So one with a newer fence says that it has
+    given up what is under way there, which is then cancelled and not waited for.
+    """
 
     def __init__(
         self,
@@ -31,7 +35,7 @@ class Runner:
         self._target = target
         self._send = send
         self._running: dict[Key, asyncio.Task[None]] = {}
-        self._working: set[Key] = set()
+        self._working: dict[Key, protocol.AnyInstruction] = {}
         """Those that have not come to a result yet, and can be cancelled."""
         self._cancelled: set[Key] = set()
         self.refused = 0
@@ -79,6 +83,7 @@ class Runner:
                 self._running[key] = asyncio.create_task(self._finish(report))
                 self._running[key].add_done_callback(lambda _: self._running.pop(key, None))
             return
+        self._supersede(instruction)
         task = asyncio.create_task(self._run(instruction), name=f"task {instruction.task_id}")
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
@@ -110,7 +115,7 @@ class Runner:
         failure: TaskFailure | None = None
         cancelled = False
         target: Target | None = None
-        self._working.add(key)
+        self._working[key] = instruction
         try:
             try:
                 await self._journal.begin(instruction)
@@ -126,7 +131,7 @@ class Runner:
                 if failure.code == "internal":
                     log.exception("The task failed")
         finally:
-            self._working.discard(key)
+            self._working.pop(key, None)
             self._cancelled.discard(key)
         report = await self._result(instruction, target, failure, cancelled, begun)
         level = logging.INFO if report.status == "succeeded" else logging.WARNING
@@ -147,11 +152,21 @@ class Runner:
                 await target.deactivate()
 
     def _cancel(self, instruction: protocol.Cancel) -> None:
-        for key, task in self._running.items():
-            if key[0] == instruction.cancels and key in self._working:
-                log.info("Cancelling task %s", key[0])
-                self._cancelled.add(key)
-                task.cancel()
+        for key in list(self._working):
+            if key[0] == instruction.cancels:
+                self._cancel_one(key)
+
+    def _supersede(self, instruction: protocol.AnyInstruction) -> None:
+        if isinstance(instruction, protocol.Cancel):
+            return
+        for key, other in list(self._working.items()):
+            if other.target_id == instruction.target_id and other.fence < instruction.fence:
+                self._cancel_one(key)
+
+    def _cancel_one(self, key: Key) -> None:
+        log.info("Cancelling task %s", key[0])
+        self._cancelled.add(key)
+        self._running[key].cancel()
 
     async def _result(
         self,

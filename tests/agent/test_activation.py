@@ -256,13 +256,30 @@ async def test_a_task_that_waits_for_its_turn_can_be_cancelled_before_it_begins(
 ) -> None:
     slow = protocol.HealthSpec(kind="tcp", port=1, interval_ms=50, deadline_seconds=2)
     first = plane.activate(web_release(plane, port, health=slow))
-    second = plane.activate(web_release(plane, port, "2"))
+    second = plane.activate(web_release(plane, port, "2"), fence=first.fence)
     await plane.send(first)
     await plane.send(second)
     await plane.do(protocol.Cancel(**plane.common(), cancels=second.task_id))
     assert (await plane.result(second.task_id)).status == "cancelled"
     assert (await plane.result(first.task_id)).status == "failed"
     assert agent.current() == first.release.release_id
+
+
+async def test_a_newer_fence_ends_what_is_under_way_at_once(
+    plane: FakeControlPlane, agent: AgentProgram, port: int
+) -> None:
+    """A rollback does not wait until the broken release has used up its time to become healthy."""
+    good = web_release(plane, port, "1")
+    await plane.do(plane.activate(good))
+    never = protocol.HealthSpec(kind="tcp", port=1, interval_ms=50, deadline_seconds=60)
+    broken = plane.activate(web_release(plane, port, "2", health=never))
+    await plane.send(broken)
+    await plane.until(lambda: agent.current() == broken.release.release_id, "the broken release is current")
+    back = await plane.do(plane.activate(good))
+    assert back.status == "succeeded"
+    assert (await plane.result(broken.task_id)).status == "cancelled"
+    assert agent.current() == good.release_id
+    assert await get(port) == "1"
 
 
 async def test_releases_beyond_the_last_three_are_removed_but_never_what_runs(
