@@ -37,8 +37,16 @@ lint: $(STAMPS)/dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(STAMPS)/dev
-	$(PY) bench/run.py
+# BENCH="--only queue" measures one section, BENCH=--full scales nothing up.
+bench: $(STAMPS)/dev $(STAMPS)/bench
+	@$(PY) -m bench.run $(BENCH)
+
+# The tools that we are compared with; they stay out of our own environment.
+$(STAMPS)/bench: requirements-bench.lock $(STAMPS)/venv
+	@echo "Installing what the measurements compare with (once) ..."
+	@$(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements-bench.lock
+	@touch $@
 
 clean:
 	@if [ -x $(PY) ]; then $(PY) -m portal.local.reset; fi

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import itertools
 import random
 import statistics
 import tempfile
@@ -45,10 +46,13 @@ def measure(handovers: int = 100) -> list[Row]:
     a batch come together with what the engine makes of the first of them.
     """
     rollouts = -(-handovers // (BATCHES - 1))
-    with database(), tempfile.TemporaryDirectory(prefix="slipway-dispatch-") as folder:
-        with plane.control_plane(Path(folder)) as url:
-            working = asyncio.run(run(url, rollouts, TARGETS, lambda: random.uniform(0.03, 0.06)))
-            at_once = asyncio.run(run(url, rollouts, TARGETS, lambda: 0.0))
+    with (
+        database(),
+        tempfile.TemporaryDirectory(prefix="slipway-dispatch-") as folder,
+        plane.control_plane(Path(folder)) as url,
+    ):
+        working = asyncio.run(run(url, rollouts, TARGETS, lambda: random.uniform(0.03, 0.06)))
+        at_once = asyncio.run(run(url, rollouts, TARGETS, lambda: 0.0))
     return [
         *latency(
             "last report to next batch, tasks of 30 to 60 ms",
@@ -72,9 +76,7 @@ def steps(handovers: list[Handover]) -> str:
     return ", ".join(f"{name} {number(median)}" for name, median in zip(names, medians, strict=True))
 
 
-async def run(
-    url: str, rollouts: int, targets: int, work_seconds: Callable[[], float]
-) -> list[Handover]:
+async def run(url: str, rollouts: int, targets: int, work_seconds: Callable[[], float]) -> list[Handover]:
     """The handovers of so many rollouts, after one that warms up."""
     made = await asyncio.to_thread(world.build, targets)
     name = made.service.name
@@ -99,9 +101,7 @@ def _handovers(seen: Seen, size: int) -> list[Handover]:
     """Each activation that is the first of a batch, with the report that was the last of the one before."""
     received = [moment for moment in seen.received if isinstance(moment[1], protocol.Activate)]
     reported = [moment for moment in seen.reported if isinstance(moment[1], protocol.Activate)]
-    return [
-        _handover(reported[first - 1], received[first]) for first in range(size, len(received), size)
-    ]
+    return [_handover(reported[first - 1], received[first]) for first in range(size, len(received), size)]
 
 
 def _handover(
@@ -114,7 +114,7 @@ def _handover(
     times = (
         report[0], written.received_at.timestamp(), written.taken_at.timestamp(), sent_at, task[0],
     )  # fmt: skip
-    return Handover(*((after - before) * 1000 for before, after in zip(times, times[1:], strict=False)))
+    return Handover(*((after - before) * 1000 for before, after in itertools.pairwise(times)))
 
 
 def main() -> None:

@@ -73,12 +73,12 @@ def ratio(
     what: str, value: float, *, least: float | None = None, most: float | None = None, note: str = ""
 ) -> Row:
     """A line for a quotient of two medians of the same run."""
-    asked = f"at least {number(least)}×" if least is not None else ""
+    asked = f"at least {number(least)}x" if least is not None else ""
     fits = least is None or value >= least
     if most is not None:
-        asked = f"at most {number(most)}×"
+        asked = f"at most {number(most)}x"
         fits = fits and value <= most
-    return Row(what=what, median=f"{number(value)}×", asked=asked, met=met(fits) if asked else "", note=note)
+    return Row(what=what, median=f"{number(value)}x", asked=asked, met=met(fits) if asked else "", note=note)
 
 
 def met(is_met: bool) -> str:

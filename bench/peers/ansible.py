@@ -1,4 +1,4 @@
-"""ansible-core: one play, `serial` of a tenth, local connection, pipelining, 50 forks, no gathering of facts."""
+"""ansible-core: one play, `serial` of a tenth, local connection, pipelining, 50 forks, no facts gathered."""
 
 import json
 import os

@@ -67,7 +67,7 @@ def check(job: Job) -> None:
     """Raise AssertionError unless every target runs the new version, whole."""
     reference = _names(job.homes[0] / "current")
     for home in job.homes:
-        assert os.readlink(home / "current") == f"releases/{AFTER}", home
+        assert str((home / "current").readlink()) == f"releases/{AFTER}", home
         assert (home / "current" / "VERSION").read_text() == f"{AFTER}\n", home
         assert (home / "current" / "config" / "app.json").read_text().strip() == config(home).strip(), home
         assert len(_names(home / "current")) == len(reference) > 2, home

@@ -41,7 +41,7 @@ async def _one(job: Job, home: Path, at_once: asyncio.Semaphore, tree: Path | No
 
 
 async def _unpack(archive: Path, directory: Path, at_once: asyncio.Semaphore) -> None:
-    directory.mkdir(parents=True)
+    await asyncio.to_thread(directory.mkdir, parents=True)
     async with at_once:
         await _call(("tar", "-xzf", str(archive), "-C", str(directory)))
 
