@@ -144,11 +144,9 @@ def unproject(membership: Membership) -> None:
 
 
 def _viewable_teams(actor: Actor) -> Subquery:
-    return Subquery(
-        TeamUserObjectPermission.objects.filter(
-            user_id=actor.user_id, permission__codename="view_team"
-        ).values("content_object_id")
-    )
+    rows = TeamUserObjectPermission.objects.filter(permission__codename="view_team")
+    mine = rows.filter(user_id=actor.user_id) if actor.user_id else rows.none()
+    return Subquery(mine.values("content_object_id"))
 
 
 def _mine(path: str) -> Callable[[Actor], Q]:

@@ -6,8 +6,9 @@ Enqueue last in a transaction: the waiting job's row stays locked until the comm
 
 from uuid import UUID
 
-from django_q.brokers import get_broker
 from django_q.tasks import async_task
+
+from deployments.broker import PostgresBroker
 
 
 def tick(rollout_id: UUID) -> None:
@@ -16,4 +17,5 @@ def tick(rollout_id: UUID) -> None:
 
 
 def _enqueue(function: str, coalesce_key: str, *args: str) -> None:
-    async_task(function, *args, broker=get_broker().with_options(coalesce_key=coalesce_key))
+    broker = PostgresBroker().with_options(coalesce_key=coalesce_key)
+    async_task(function, *args, broker=broker)  # type: ignore[no-untyped-call]
