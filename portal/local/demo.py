@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from portal.local.api import Api, Json
@@ -123,7 +124,7 @@ class Demo:
         self._heading("3. Version 1.2 is broken, which nobody knows yet")
         rollout = self._roll_out("1.2", "New price table", lambda: "")
         self._expect(rollout, "rolled_back")
-        self.console.print(f"   [red]✗[/] {rollout['outcome']}")
+        self.console.print(f"   [red]✗[/] {escape(rollout['outcome'])}")
         failed = list(self.api.all(f"/rollouts/{rollout['id']}/tasks", state="failed"))
         if not failed:
             raise DemoFailed("No task says why 1.2 failed.")

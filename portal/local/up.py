@@ -202,7 +202,8 @@ class Show:
 
     def _fail(self, sentence: str) -> None:
         self.failed = True
-        self._console.print(f"[red]{sentence}[/]\nThe logs are in {self._layout.log_dir}")
+        self._console.print(sentence, style="red", markup=False)
+        self._console.print(f"The logs are in {self._layout.log_dir}")
         os.kill(os.getpid(), signal.SIGTERM)
 
 
