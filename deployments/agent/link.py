@@ -4,8 +4,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -26,8 +26,9 @@ REVOKED_DELAY_SECONDS = 30.0
 HANDSHAKE_SECONDS = 10.0
 MAX_WAITING = 4000
 """Messages that wait to be sent; beyond that new ones are dropped, and results are sent again later."""
-MESSAGES_PER_SECOND = protocol.MAX_MESSAGES_PER_SECOND * 0.75
-BURST = 400
+MESSAGES_PER_SECOND = protocol.MAX_MESSAGES_PER_SECOND * 0.9
+BURST = int(MESSAGES_PER_SECOND * 10)
+"""The control plane averages over ten seconds; a tenth is left for clocks that differ."""
 
 
 class Handler(Protocol):
@@ -49,8 +50,9 @@ class Link:
         self._identity = identity
         self._handler = handler
         self._clock = clock
-        self._waiting: deque[protocol.Message] = deque()
+        self._waiting: OrderedDict[Hashable, protocol.Message] = OrderedDict()
         self._more = asyncio.Event()
+        self._allowance = float(BURST)
         self.up = False
         """Whether the control plane has said Welcome on the present connection."""
 
@@ -58,14 +60,20 @@ class Link:
         """Queue a message; False when it was dropped, for want of a connection or of room."""
         if not self.up or len(self._waiting) >= MAX_WAITING:
             return False
-        self._waiting.append(message)
+        key: Hashable = object()
+        if isinstance(message, protocol.TaskReport):
+            key = (message.task_id, message.attempt)
+            if message.status == "accepted" and key in self._waiting:
+                return True
+        # A result takes the place of an acceptance that has not left yet, and of itself.
+        self._waiting[key] = message
         self._more.set()
         return True
 
     @property
     def congested(self) -> bool:
         """Whether what can be left out, such as logs, should be."""
-        return len(self._waiting) > BURST // 2
+        return len(self._waiting) > 200 or self._allowance < BURST // 3
 
     async def run(self) -> None:
         """Keep connected until cancelled."""
@@ -147,16 +155,17 @@ class Link:
 
     async def _write(self, connection: ClientConnection) -> None:
         """Send what waits, no faster than the control plane takes it."""
-        allowance, last = float(BURST), self._clock()
+        self._allowance, last = float(BURST), self._clock()
         while True:
             while not self._waiting:
                 self._more.clear()
                 await self._more.wait()
             now = self._clock()
-            allowance = min(BURST, allowance + (now - last) * MESSAGES_PER_SECOND)
+            self._allowance = min(BURST, self._allowance + (now - last) * MESSAGES_PER_SECOND)
             last = now
-            if allowance < 1:
-                await asyncio.sleep((1 - allowance) / MESSAGES_PER_SECOND)
+            if self._allowance < 1:
+                await asyncio.sleep((1 - self._allowance) / MESSAGES_PER_SECOND)
                 continue
-            allowance -= 1
-            await connection.send(protocol.encode(self._waiting.popleft()))
+            self._allowance -= 1
+            _, message = self._waiting.popitem(last=False)
+            await connection.send(protocol.encode(message))

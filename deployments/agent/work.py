@@ -50,7 +50,7 @@ async def on_network(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwa
                 result = context.run(function, *args, **kwargs)
             except BaseException as error:  # handed to the caller, whatever it is
                 failure = error
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the agent has exited meanwhile
                 loop.call_soon_threadsafe(finish, result, failure)
 
         threading.Thread(target=run, name="network", daemon=True).start()

@@ -176,7 +176,7 @@ async def test_a_check_that_never_answers_hits_its_time_limit(
     plane: FakeControlPlane, agent: AgentProgram, port: int
 ) -> None:
     silent = "import socket, os, time\ns = socket.create_server(('127.0.0.1', int(os.environ['PORT'])))\n"
-    health = protocol.HealthSpec(kind="http", port=port, timeout_ms=200, interval_ms=50, deadline_seconds=1)
+    health = protocol.HealthSpec(kind="http", port=port, timeout_ms=200, interval_ms=50, deadline_seconds=3)
     spec = release(
         plane.add(tar({"run.py": silent + "time.sleep(600)\n"})),
         ("python3", "-S", "run.py"),
