@@ -12,8 +12,8 @@ LARGE_BYTES = 400_000
 SOURCE_FILES = 700
 
 
-def build(path: Path, version: str) -> Path:
-    """Write a tar.gz of about SIZE_BYTES and return its path.
+def build(path: Path, version: str, size_bytes: int = SIZE_BYTES) -> Path:
+    """Write a tar.gz of about `size_bytes` and return its path.
 
     Real Python sources, from this interpreter's own library, are about a quarter of the compressed bytes
     and three quarters of the unpacked ones; the rest cannot be compressed, as images and binaries cannot.
@@ -25,9 +25,9 @@ def build(path: Path, version: str) -> Path:
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
         _add(archive, "VERSION", f"{version}\n".encode())
-        for source in sources[:SOURCE_FILES]:
+        for source in sources[: SOURCE_FILES * size_bytes // SIZE_BYTES]:
             _add(archive, f"app/{source.relative_to(library)}", source.read_bytes())
-        missing = SIZE_BYTES - len(gzip.compress(plain.getvalue(), 6))
+        missing = size_bytes - len(gzip.compress(plain.getvalue(), 6))
         noise = random.Random(version)
         for number, start in enumerate(range(0, missing, LARGE_BYTES)):
             _add(archive, f"static/{number}.bin", noise.randbytes(min(LARGE_BYTES, missing - start)))

@@ -9,12 +9,16 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from bench import plane, world
 from bench.agents import Seen, SimulatedAgent, enrol, serving
 from bench.database import database
 from bench.figures import Row, latency, number
 from deployments import protocol
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MEDIAN_MS = 25.0
 TARGETS, BATCHES = 100, 10
@@ -78,18 +82,32 @@ def steps(handovers: list[Handover]) -> str:
 
 async def run(url: str, rollouts: int, targets: int, work_seconds: Callable[[], float]) -> list[Handover]:
     """The handovers of so many rollouts, after one that warms up."""
-    made = await asyncio.to_thread(world.build, targets)
+    made = await _apart(world.build, targets)
     name = made.service.name
-    token = await asyncio.to_thread(world.join_token, made, name)
-    agent = SimulatedAgent(url, await asyncio.to_thread(enrol, url, token, name), work_seconds)
+    token = await _apart(world.join_token, made, name)
+    agent = SimulatedAgent(url, await _apart(enrol, url, token, name), work_seconds)
     found: list[Handover] = []
     async with serving([agent]):
         for count in range(rollouts + 1):
             agent.seen = Seen()
-            await asyncio.to_thread(_roll_out, made, f"1.{count}")
+            await _apart(_roll_out, made, f"1.{count}")
             if count:
-                found += await asyncio.to_thread(_handovers, agent.seen, max(1, targets // BATCHES))
+                found += await _apart(_handovers, agent.seen, max(1, targets // BATCHES))
     return found
+
+
+async def _apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call it in a thread, so that the agent goes on meanwhile, and leave no database connection there."""
+
+    def call() -> T:
+        from django.db import connections
+
+        try:
+            return function(*args, **kwargs)
+        finally:
+            connections.close_all()
+
+    return await asyncio.to_thread(call)
 
 
 def _roll_out(made: world.World, version: str) -> None:

@@ -46,20 +46,22 @@ def orm_broker():
     return ORM(settings.Q_CLUSTER["name"])
 
 
-def starts(broker: Callable[[], object], jobs: int, file: Path, worker: plane.Running) -> list[float]:
+def starts(
+    broker: Callable[[], object], jobs: int, file: Path, worker: plane.Running, *, warm_up: int = WARM_UP
+) -> list[float]:
     """Milliseconds from just before the call that enqueues, commit included, to the job's first line."""
     from django_q.tasks import async_task
 
     connected = broker()
     file.touch()
-    for number in range(WARM_UP + jobs):
-        if number <= WARM_UP:  # the cluster starts, and opens its connections, before it is measured
+    for number in range(warm_up + jobs):
+        if number <= warm_up:  # the cluster starts, and opens its connections, before it is measured
             _wait_for(file, number, worker)
         else:
             time.sleep(random.uniform(0, LONGEST_PAUSE_SECONDS))
         async_task("bench.jobs.note_start", str(file), time.monotonic_ns(), broker=connected)
-    _wait_for(file, WARM_UP + jobs, worker)
-    return [int(line) / 1e6 for line in file.read_text().splitlines()[WARM_UP:]]
+    _wait_for(file, warm_up + jobs, worker)
+    return [int(line) / 1e6 for line in file.read_text().splitlines()[warm_up:]]
 
 
 def _wait_for(file: Path, lines: int, worker: plane.Running) -> None:

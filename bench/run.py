@@ -78,7 +78,8 @@ def main() -> int:
             except Exception as error:
                 failed += 1
                 done.append((title, [Row(what=f"could not be measured: {error}", median="")]))
-        print(f"    took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        # At once too: an interrupted run keeps what it has measured.
+        print(f"{table(done[-1:])}\n({time.monotonic() - began:.0f} s)\n", file=sys.stderr, flush=True)
     load = ", ".join(f"{load:.1f}" for load in os.getloadavg())
     print(f"\n{os.cpu_count()} cores; load at the end {load}\n\n{table(done)}")
     return 1 if failed else 0

@@ -31,13 +31,16 @@ class Fleet:
     world: world.World
     agent: plane.Running
     folder: Path
+    artifact_bytes: int
     version: int = 0
 
     def update(self, batch: str = "10%") -> float:
         """Seconds from the call of the command to the end of the rollout to a new version."""
         self.version += 1
         name = f"1.{self.version}"
-        archive = artifact.build(self.folder / f"{self.world.service.name}-{name}.tar.gz", name)
+        archive = artifact.build(
+            self.folder / f"{self.world.service.name}-{name}.tar.gz", name, self.artifact_bytes
+        )
         release = world.release(self.world, name, world.stored_artifact(archive), BASE)
         began = datetime.now(UTC)
         rollout = world.roll_out(self.world, release, batch, self.agent)
@@ -45,12 +48,15 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(targets: int, url: str, folder: Path) -> Iterator[Fleet]:
+def fleet(
+    targets: int, url: str, folder: Path, *, artifact_bytes: int = artifact.SIZE_BYTES
+) -> Iterator[Fleet]:
     """So many targets on one new agent, the first version deployed (and not measured)."""
     made = world.build(targets)
     name = made.service.name
     token = world.join_token(made, name)
     with plane.agent(name, url, token, folder / name, folder) as agent:
-        ready = Fleet(made, agent, folder)
+        world.wait_for_agent(made, agent)
+        ready = Fleet(made, agent, folder, artifact_bytes)
         ready.update("100%")
         yield ready

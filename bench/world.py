@@ -53,6 +53,16 @@ def join_token(world: World, agent_name: str) -> str:
     return text
 
 
+def wait_for_agent(world: World, agent: Running, seconds: float = 60) -> None:
+    """Return when an agent serves the service's targets and is connected."""
+    deadline = time.monotonic() + seconds
+    while world.service.targets.exclude(agent__connected_to__gt="").exists():
+        agent.require()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the agent did not connect:\n{agent.log.read_text()[-2000:]}")
+        time.sleep(0.05)
+
+
 def stored_artifact(archive: Path) -> Any:
     """The artifact's row, its bytes in the store."""
     from deployments.artifacts import store
