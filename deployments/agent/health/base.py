@@ -9,7 +9,7 @@ from deployments import protocol
 
 
 class CheckFailed(Exception):
-    """The service did not pass; the text says how, for people, and holds nothing that it answered."""
+    """The service did not pass; the text says how, and may quote its answer: redact it before use."""
 
 
 @dataclass(frozen=True)
