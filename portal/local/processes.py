@@ -13,12 +13,11 @@ from honcho.manager import SYSTEM_PRINTER_NAME, Manager
 
 from portal.env import CHECKOUT
 from portal.local.layout import REGIONS, Layout
-from portal.local.leash import end_with_parent
+from portal.local.leash import end_with_parent, leashed
 
 # What an agent's environment takes from ours: its services inherit from it, and nothing secret may.
 HARMLESS = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME")
 LOG_MODE = 0o600
-LEASH = (sys.executable, "-m", "portal.local.leash")
 
 
 class LogFiles:
@@ -85,19 +84,27 @@ def build(
     for name, command in commands.items():
         environment = agent_variables if name.startswith("agent-") else ours
         # honcho runs a shell; `exec` leaves no second process between us and the one that we signal.
-        line = f"exec {shlex.join([*LEASH, *command])}"
+        after = layout.port if name.startswith("agent-") else None
+        line = f"exec {shlex.join(leashed(command, after=after))}"
         manager.add_process(name, line, env=dict(environment), cwd=str(CHECKOUT))  # type: ignore[no-untyped-call]
     return manager
 
 
 def tie_children_to_us() -> None:
     """Have honcho's own forks, which hold the processes, die with us; the processes then end by the leash."""
-    os.register_at_fork(after_in_child=lambda: end_with_parent(signal.SIGKILL))
+    us = os.getpid()
+
+    def bind() -> None:
+        end_with_parent(signal.SIGKILL)
+        if os.getppid() != us:
+            os._exit(1)
+
+    os.register_at_fork(after_in_child=bind)
 
 
 def agent_command(layout: Layout, region: str, join_tokens: Mapping[str, Path]) -> list[str]:
     """How one demo agent is started; the join token goes by file, and only before it is enrolled."""
-    command = ["--after", str(layout.port), sys.executable, "-m", "deployments.agent", "--server", layout.url]
+    command = [sys.executable, "-m", "deployments.agent", "--server", layout.url]
     command += ["--state-dir", str(layout.state_dir / "agents" / region), "--name", f"demo-{region}"]
     command += ["--stop-services-on-exit", "--json-logs"]
     if region in join_tokens:
