@@ -18,6 +18,7 @@ from deployments.errors import NotAllowed, NotFound
 from deployments.models import (
     Agent,
     Artifact,
+    ArtifactUpload,
     ConfigSnapshot,
     Environment,
     JoinToken,
@@ -156,7 +157,12 @@ def _mine(path: str) -> Callable[[Actor], Q]:
 def _artifact(actor: Actor) -> Q:
     """An artifact is seen by who uploaded it and by the teams that released it."""
     released = Release.objects.filter(artifact=OuterRef("pk"), service__team__in=_viewable_teams(actor))
-    return Q(uploaded_by_id=actor.user_id) | Q(Exists(released))
+    return Q(Exists(_uploads(actor).filter(artifact=OuterRef("pk")))) | Q(Exists(released))
+
+
+def _uploads(actor: Actor) -> models.QuerySet[ArtifactUpload]:
+    uploads = ArtifactUpload.objects.all()
+    return uploads.filter(user_id=actor.user_id) if actor.user_id else uploads.none()
 
 
 def _agent(actor: Actor) -> Q:
@@ -201,7 +207,7 @@ def _teams(scope: models.Model) -> list[UUID]:
 def _permissions(actor: Actor, scope: models.Model) -> frozenset[str]:
     if actor.user_id is None:
         return frozenset()
-    if isinstance(scope, Artifact) and scope.uploaded_by_id == actor.user_id:
+    if isinstance(scope, Artifact) and _uploads(actor).filter(artifact=scope).exists():
         return frozenset({"view_team"})
     rows = TeamUserObjectPermission.objects.filter(user_id=actor.user_id, content_object__in=_teams(scope))
     return frozenset(rows.values_list("permission__codename", flat=True))

@@ -8,17 +8,19 @@ from django.db import OperationalError, close_old_connections, connection
 
 from deployments import queueing
 from deployments.engine import sweep
+from deployments.models import IdempotencyKey
 
 log = structlog.get_logger(__name__)
 
 LEADER_LOCK = 0x51197A7
 INTERVAL_SECONDS = 0.2
 SWEEP_EVERY_SECONDS = 2.0
+TIDY_EVERY_SECONDS = 3600.0
 
 
 def run(stop: threading.Event) -> None:
     """Work until `stop` is set; survives a database that goes away."""
-    swept_at = 0.0
+    swept_at = tidied_at = -TIDY_EVERY_SECONDS
     while not stop.wait(INTERVAL_SECONDS):
         try:
             if not _leads():
@@ -28,6 +30,9 @@ def run(stop: threading.Event) -> None:
             if now - swept_at >= SWEEP_EVERY_SECONDS:
                 found += sweep.lost()
                 swept_at = now
+            if now - tidied_at >= TIDY_EVERY_SECONDS:
+                IdempotencyKey.objects.outdated().delete()
+                tidied_at = now
             for rollout_id in dict.fromkeys(found):
                 queueing.tick(rollout_id)
         except OperationalError as error:

@@ -15,11 +15,14 @@ from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 os.environ.setdefault("SLIPWAY_PROCESS", "web")
-pages = get_asgi_application()
+django = get_asgi_application()
 
 # After Django is set up: these import models.
+from portal.api.limits import bounded  # noqa: E402
 from portal.live import process  # noqa: E402
 from portal.live.routing import websockets  # noqa: E402
+
+pages = bounded(django)  # type: ignore[arg-type]  # ASGI's types differ in name only
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]

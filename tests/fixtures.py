@@ -16,6 +16,7 @@ from deployments.domain.actor import Actor, ActorKind
 from deployments.models import (
     Agent,
     Artifact,
+    ArtifactUpload,
     ConfigSnapshot,
     Environment,
     Membership,
@@ -108,7 +109,10 @@ class World:
         digest = "sha256:" + hashlib.sha256(content).hexdigest()
         store.put([content], digest=digest, max_bytes=len(content))
         defaults = {"size_bytes": len(content), "filename": "app.tar.gz", "uploaded_by": by}
-        return Artifact.objects.get_or_create(digest=digest, defaults=defaults)[0]
+        artifact = Artifact.objects.get_or_create(digest=digest, defaults=defaults)[0]
+        if by is not None:
+            ArtifactUpload.objects.get_or_create(artifact=artifact, user=by)
+        return artifact
 
     def config(
         self,

@@ -16,7 +16,7 @@ LOST = """
     SELECT id FROM deployments_rollout AS r
     WHERE state = ANY(%s) AND (
         (lease_until < clock_timestamp())
-        OR waiting_on IS NULL AND created_at < clock_timestamp() - interval '2 seconds'
+        OR state = 'pending' AND created_at < clock_timestamp() - interval '2 seconds'
         OR EXISTS (SELECT 1 FROM deployments_taskreport AS report
                    WHERE report.rollout_id = r.id AND report.taken_at IS NULL
                      AND report.received_at < clock_timestamp() - interval '2 seconds'))

@@ -3,7 +3,7 @@ from deployments.models.catalog import Environment, Region, Service, Target
 from deployments.models.jobs import QueuedJob
 from deployments.models.logs import LogChunk
 from deployments.models.permissions import TeamGroupObjectPermission, TeamUserObjectPermission
-from deployments.models.releases import Artifact, ConfigSnapshot, Release
+from deployments.models.releases import Artifact, ArtifactUpload, ConfigSnapshot, Release
 from deployments.models.requests import IdempotencyKey
 from deployments.models.rollouts import (
     Batch,
@@ -20,6 +20,7 @@ from deployments.models.teams import Membership, Team
 __all__ = [
     "Agent",
     "Artifact",
+    "ArtifactUpload",
     "Batch",
     "ConfigSnapshot",
     "Environment",

@@ -33,6 +33,20 @@ class Artifact(Row):
         return self.digest
 
 
+class ArtifactUpload(Row):
+    """Who handed these bytes in: whoever did may see and release them, however many others did too."""
+
+    artifact = models.ForeignKey(Artifact, models.CASCADE, related_name="uploads")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+
+    class Meta:
+        default_permissions = ()
+        constraints = (models.UniqueConstraint(fields=("artifact", "user"), name="artifact_upload_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.artifact} by {self.user}"
+
+
 class ConfigSnapshot(Row):
     """One immutable version of a service's configuration: a base and an overlay per environment."""
 

@@ -1,7 +1,17 @@
 """Answers kept for repeated requests."""
 
+from datetime import timedelta
+from typing import Self
+
 from django.conf import settings
 from django.db import models
+
+KEPT = timedelta(hours=24)
+
+
+class IdempotencyKeyQuerySet(models.QuerySet["IdempotencyKey"]):
+    def outdated(self) -> Self:
+        return self.filter(created_at__lte=models.functions.Now() - KEPT)
 
 
 class IdempotencyKey(models.Model):
@@ -16,6 +26,8 @@ class IdempotencyKey(models.Model):
     body = models.TextField(blank=True)
     headers = models.JSONField(default=dict)
     created_at = models.DateTimeField(db_default=models.functions.Now())
+
+    objects = IdempotencyKeyQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()

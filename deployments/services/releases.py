@@ -15,7 +15,7 @@ from deployments.artifacts import store
 from deployments.domain import canonical, config
 from deployments.domain.actor import Actor
 from deployments.errors import AlreadyExists, Invalid
-from deployments.models import Artifact, ConfigSnapshot, Environment, Release, Service
+from deployments.models import Artifact, ArtifactUpload, ConfigSnapshot, Environment, Release, Service
 from deployments.services.rows import check_fields, insert
 
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -60,6 +60,8 @@ def register_artifact(*, actor: Actor, stored: store.Stored, filename: str, medi
             found = insert(artifact, exists="")
         except AlreadyExists:
             found = known.get()
+    if actor.user_id is not None:
+        ArtifactUpload.objects.get_or_create(artifact=found, user_id=actor.user_id)
     after = {"size_bytes": found.size_bytes, "filename": artifact.filename, "known": found.pk != artifact.pk}
     events.record(actor=actor, changes=[events.done("artifact.upload", found, after=after)])
     return found
@@ -163,7 +165,7 @@ def _artifact(actor: Actor, service: Service, digest: str) -> Artifact:
     """What the actor may see, or a member of the service's team uploaded: usually its CI."""
     store.check_digest(digest)
     own = access.visible(actor, Artifact.objects.all()).values("pk")
-    of_team = Q(uploaded_by__memberships__team=service.team_id)
+    of_team = Q(uploads__user__memberships__team=service.team_id)
     artifact = Artifact.objects.filter(Q(pk__in=own) | of_team, digest=digest).first()
     if artifact is None:
         raise Invalid(

@@ -14,6 +14,7 @@ from deployments.domain.actions import CloseTask, MoveBatch, MoveTarget
 from deployments.domain.actor import Actor
 from deployments.domain.plan import PlanBody
 from deployments.domain.states import TASK_OPEN, BatchState, RolloutState, TargetState, TaskState
+from deployments.domain.waiting import Waiting
 from deployments.engine.transition import Moves
 from deployments.errors import (
     Invalid,
@@ -38,6 +39,13 @@ from deployments.models import (
 from deployments.strategies import registry
 from deployments.strategies.base import TargetRef
 
+UNTICKED = Waiting(
+    kind="engine",
+    subject="engine",
+    sentence="Waiting for a worker to take it up; that takes no longer than a moment where one runs",
+    who="whoever runs the workers, if it lasts",
+    unblock=("cancel",),
+)
 RELATED = ("service__team", "environment", "release__artifact", "release__config")
 
 
@@ -222,6 +230,7 @@ def _create(
         rolls_back=rolls_back,
         requested_by=actor.name,
         reason=reason[:500],
+        waiting_on=msgspec.to_builtins(UNTICKED),
     )
     try:
         with transaction.atomic():

@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,11 +20,11 @@ from rest_framework.response import Response
 
 from deployments.errors import IdempotencyMismatch, Invalid
 from deployments.models import IdempotencyKey
+from deployments.models.requests import KEPT
 from portal.api.problems import RequestInProgress
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
-KEPT = timedelta(hours=24)
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 KEPT_HEADERS = ("ETag", "Location")
 
@@ -71,11 +70,6 @@ def run(
         response = execute()
         _keep(request, key, digest, response, secret_fields)
         return response
-
-
-def purge() -> int:
-    """Remove answers older than a day; returns their number."""
-    return IdempotencyKey.objects.filter(created_at__lt=timezone.now() - KEPT).delete()[0]
 
 
 def _lock(user_id: UUID | None, key: str) -> None:

@@ -183,3 +183,18 @@ def limited(max_bytes):
     import types
 
     return types.SimpleNamespace(SLIPWAY=dataclasses.replace(settings.SLIPWAY, artifact_max_bytes=max_bytes))
+
+
+def test_the_same_bytes_from_two_teams_are_one_artifact_that_both_may_release(world, owner, outsider):
+    mine = commands.upload_artifact(actor=owner, chunks=[b"same"])
+    theirs = commands.upload_artifact(actor=outsider, chunks=[b"same"])
+    assert mine == theirs
+    service = world.service("bills", team=world.other_team, targets=0)
+    release = commands.create_release(
+        actor=outsider,
+        service_id=service.id,
+        version="1.0",
+        artifact_digest=theirs.digest,
+        config_id=world.config(service).id,
+    )
+    assert release.artifact == mine
