@@ -5,6 +5,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMPS := $(VENV)/.stamps
 PYTEST ?= -n 2
+# Slipway itself, from where it lies: its command `slipway-agent`, and nothing fetched.
+INSTALL_SELF = $(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --no-index --editable .
 
 .DEFAULT_GOAL := help
 .PHONY: help up demo-reset test test-fast lint bench clean components check-python
@@ -72,9 +74,11 @@ $(STAMPS)/venv: | check-python
 $(STAMPS)/run: requirements.lock $(STAMPS)/venv
 	@echo "Installing what Slipway stands on (once) ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements.lock
+	@$(INSTALL_SELF)
 	@touch $@
 
 $(STAMPS)/dev: requirements-dev.lock $(STAMPS)/venv
 	@echo "Installing what Slipway and its tests stand on (once) ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements-dev.lock
+	@$(INSTALL_SELF)
 	@touch $@ $(STAMPS)/run
