@@ -11,15 +11,17 @@ A delivery is one event that one client received; events that come quickly share
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,6 +37,8 @@ ARGUMENTS = (
     "--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "1",
     "--log-level", "warning", "--ws-ping-interval", "300",
 )  # fmt: skip
+PATIENCE_SECONDS = 60
+"""What has not arrived by then does not count; groups that are overrun lose messages."""
 MARK = b'"sent"'
 
 
@@ -115,7 +119,9 @@ async def watch(url: str, headers: dict[str, str], sockets: int, pipe: Connectio
     while count := await loop.run_in_executor(None, pipe.recv):
         progress.expect(count * sockets)
         pipe.send("watching")
-        await progress.done.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await progress.done.wait()
         ended = time.time()
         found = [peer.latencies() for peer in peers]
         latencies = sorted(latency for _, some in found for latency in some)
@@ -126,8 +132,22 @@ def clients(url: str, headers: dict[str, str], sockets: int, pipe: Connection) -
     asyncio.run(watch(url, headers, sockets, pipe))
 
 
-@contextmanager
-def serving(kind: str, port: int) -> Iterator[None]:
+def port_answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def serving(kind: str, port: int) -> Iterator[int]:
+    """Run the server; yields its process id."""
     environment = os.environ | {
         "SLIPWAY_PROCESS": "web",
         "SLIPWAY_PUBLIC_URL": f"http://127.0.0.1:{port}",
@@ -135,8 +155,10 @@ def serving(kind: str, port: int) -> Iterator[None]:
     command = [sys.executable, "-m", "uvicorn", SERVERS[kind], "--port", str(port), *ARGUMENTS]
     server = subprocess.Popen(command, env=environment)
     try:
-        time.sleep(4)
-        yield
+        while not port_answers(port):
+            assert server.poll() is None, "the web process ended"
+            time.sleep(0.1)
+        yield server.pid
     finally:
         server.terminate()
         try:
@@ -149,6 +171,8 @@ class Measured(msgspec.Struct, frozen=True):
     latencies_ms: list[float]
     deliveries_per_second: float
     events_per_message: float
+    cpu_ms_per_event: float
+    """Of the server, at the steady pace: what does not depend on who else uses the machine."""
 
 
 def world() -> tuple[Any, str]:
@@ -208,29 +232,34 @@ def measure(kind: str, sockets: int, paced: tuple[int, float], burst: int) -> Me
     here, there = multiprocessing.Pipe()
     url = f"ws://127.0.0.1:{port}/live/rollouts/{rollout.id}/?after=0"
     headers = {"Cookie": f"slipway_session={session}", "Origin": f"http://127.0.0.1:{port}"}
-    with serving(kind, port):
+    with serving(kind, port) as pid:
         process = multiprocessing.get_context("spawn").Process(
             target=clients, args=(url, headers, sockets, there)
         )
         process.start()
+        # With the only other end in the clients' process, their death is an error here and not a wait.
+        there.close()
         assert here.recv() == "ready"
         results = {}
         for name, count, seconds in (("warm up", 5, paced[1]), ("paced", *paced), ("burst", burst, 0.0)):
             here.send(count)
             assert here.recv() == "watching"
-            began = time.time()
+            began, spent = time.time(), cpu_seconds(pid)
             for _ in range(count):
                 write(rollout.id)
                 time.sleep(seconds)
             ended, messages, latencies = here.recv()
             results[name] = (ended - began, messages, latencies)
+            if name == "paced":
+                cpu_ms = (cpu_seconds(pid) - spent) / count * 1000
         here.send(0)
         process.join(10)
-    seconds, messages, _ = results["burst"]
+    seconds, messages, arrived = results["burst"]
     return Measured(
         latencies_ms=[latency * 1000 for latency in results["paced"][2]],
-        deliveries_per_second=burst * sockets / seconds,
-        events_per_message=burst * sockets / messages,
+        deliveries_per_second=len(arrived) / seconds,
+        events_per_message=len(arrived) / messages,
+        cpu_ms_per_event=cpu_ms,
     )
 
 
@@ -241,6 +270,8 @@ def rows(sockets: int) -> list[figures.Row]:
     return [
         *figures.latency(f"Event to {sockets} browsers", hub.latencies_ms, p99_most=25),
         *figures.latency(f"Event to {sockets} browsers, Channels groups", groups.latencies_ms),
+        figures.timed("Server CPU for an event", [hub.cpu_ms_per_event], "ms"),
+        figures.timed("Server CPU for an event, Channels groups", [groups.cpu_ms_per_event], "ms"),
         _rate("Deliveries", hub, least=100_000),
         _rate("Deliveries, Channels groups", groups),
         figures.ratio(
