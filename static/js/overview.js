@@ -1,12 +1,23 @@
 // The overview hears that something changed and asks for the matrix again; the server answers 204 when
-// nothing that is shown has changed. Without a socket the matrix asks by itself every half minute.
+// nothing that is shown has changed. Without a socket it asks every half minute.
 
+import { gathered, replace } from "./gather.js";
 import { saysState } from "./live.js";
 import { connect } from "./socket.js";
 
+const ASK_MS = 30_000;
+
+const refresh = gathered(() => {
+  const query = new FormData(document.getElementById("matrix-query"));
+  return replace("matrix", location.pathname, Object.fromEntries(query));
+});
+const saysLive = saysState(document.getElementById("live-state"));
+
+setInterval(refresh, ASK_MS);
 connect(document.getElementById("matrix").dataset.eventsUrl, {
-  onEvents() {
-    htmx.trigger("#matrix", "refresh");
+  onEvents: refresh,
+  onState(state, detail) {
+    saysLive(state, detail);
+    if (state === "live") refresh();
   },
-  onState: saysState(document.getElementById("live-state")),
 });

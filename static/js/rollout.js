@@ -2,10 +2,10 @@
 // the server's words (header, failures, lines of the stream) is fetched as rendered fragments, gathered
 // over a moment so that a batch of fifty targets costs one request.
 
+import { gathered, replace } from "./gather.js";
 import { saysState } from "./live.js";
 import { connect } from "./socket.js";
 
-const GATHER_MS = 150;
 const LINES_KEPT = 400;
 const DONE = new Set(["healthy", "reverted"]);
 // A target that is put back still says why.
@@ -20,25 +20,21 @@ function words(state) {
   return state.replaceAll("_", " ");
 }
 
-function gathered(work) {
-  let timer = null;
-  return () => {
-    timer ??= setTimeout(() => {
-      timer = null;
-      work();
-    }, GATHER_MS);
-  };
-}
-
-const refreshStatus = gathered(() => htmx.trigger("#status", "refresh"));
-const refreshFailures = gathered(() => htmx.trigger("#failures", "refresh"));
+const refreshStatus = gathered(() => replace("status", root.dataset.statusUrl));
+const refreshFailures = gathered(() => replace("failures", root.dataset.failuresUrl));
 const refreshStream = gathered(async () => {
   const after = stream.firstElementChild?.dataset.number ?? 0;
-  const url = `${root.dataset.linesUrl}?after=${after}`;
-  await htmx.ajax("GET", url, { target: stream, swap: "afterbegin" });
+  await htmx.ajax("GET", root.dataset.linesUrl, { target: stream, swap: "afterbegin", values: { after } });
   while (stream.children.length > LINES_KEPT) stream.lastElementChild.remove();
-  if (Number(stream.firstElementChild?.dataset.number ?? 0) < newest) refreshStream();
+  const shown = Number(stream.firstElementChild?.dataset.number ?? 0);
+  // A long absence comes in pages.
+  if (after < shown && shown < newest) refreshStream();
 });
+
+function refresh() {
+  refreshStatus();
+  refreshStream();
+}
 
 function flash(node) {
   node.classList.remove("is-changed");
@@ -78,14 +74,17 @@ function take(event) {
   }
 }
 
+const saysLive = saysState(document.getElementById("live-state"));
+
 connect(root.dataset.eventsUrl, {
   after: newest,
   onEvents(events) {
     events.forEach(take);
-    if (events.length) {
-      refreshStatus();
-      refreshStream();
-    }
+    refresh();
   },
-  onState: saysState(document.getElementById("live-state")),
+  onState(state, detail) {
+    saysLive(state, detail);
+    // What was fetched while the server was away may have failed.
+    if (state === "live") refresh();
+  },
 });

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from django.test import Client
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from deployments.models import Rollout, Service
 from tests.conftest import find_chromium
@@ -43,6 +43,8 @@ def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="module")
 def chromium(async_unsafe: None) -> Iterator[Browser]:
     # A module's and not the session's: the loop would stand in the way of asyncio tests that come later.
+    # Patience for a busy machine; what is expected comes within a fraction of a second on an idle one.
+    expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
         yield browser
@@ -95,7 +97,7 @@ def open_page(
             color_scheme=theme,  # type: ignore[arg-type]
             java_script_enabled=script,
         )
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         if person is not None:
             cookie = session_of(Client(), person)
