@@ -44,6 +44,8 @@ class Times:
     shared: list[float] = field(default_factory=list)
     pyinfra: list[float] = field(default_factory=list)
     ansible: list[float] = field(default_factory=list)
+    steps: str = ""
+    """Where the time of Slipway's last update went."""
 
 
 QUICK = (
@@ -73,6 +75,7 @@ def compare(effort: Effort, url: str, folder: Path) -> Times:
         if number < effort.rounds:
             with slipway.fleet(effort.targets, url, folder) as fleet:
                 times.slipway += [fleet.update() for _ in range(effort.updates)]
+                times.steps = fleet.steps
             times.plain.append(_peer(plain.run, effort, archive))
             times.shared.append(_peer(lambda job: plain.run(job, shared=True), effort, archive))
         if number < effort.pyinfra:
@@ -126,7 +129,7 @@ def rows(effort: Effort, times: Times) -> list[Row]:
     scaled = "" if effort.whole else "one batch of ten, times ten"
     ours = statistics.median(times.slipway)
     found = [
-        timed(f"{count}: Slipway", times.slipway, "s", note="one agent; it unpacks once for its targets"),
+        timed(f"{count}: Slipway", times.slipway, "s", note=f"one agent, unpacks once; {times.steps}"),
         timed(f"{count}: plain asyncio program", times.plain, "s", note="unpacks for each target"),
         timed(f"{count}: the same, unpacking once", times.shared, "s", note="as Slipway's agent does"),
     ]
