@@ -15,8 +15,8 @@ SOURCE_FILES = 700
 def build(path: Path, version: str, size_bytes: int = SIZE_BYTES) -> Path:
     """Write a tar.gz of about `size_bytes` and return its path.
 
-    Real Python sources, from this interpreter's own library, are about a quarter of the compressed bytes
-    and three quarters of the unpacked ones; the rest cannot be compressed, as images and binaries cannot.
+    Real Python sources, from this interpreter's own library, are about half of the compressed bytes and four
+    fifths of the unpacked ones; the rest cannot be compressed, as images and binaries cannot.
     `VERSION` holds the version, so that two versions differ in their digest too.
     """
     library = Path(sysconfig.get_path("stdlib"))
