@@ -70,6 +70,7 @@ def main() -> int:
     failed = 0
     for name in options.only or SECTIONS:
         title, measure = SECTIONS[name]
+        title = f"{title} (load {os.getloadavg()[0]:.1f} at its start)"
         began = time.monotonic()
         print(f"{title} ...", file=sys.stderr, flush=True)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
@@ -77,11 +78,10 @@ def main() -> int:
                 done.append((title, alone.submit(measure, options.full).result()))
             except Exception as error:
                 failed += 1
-                done.append((title, [Row(what=f"could not be measured: {error}", median="")]))
+                done.append((title, [Row(what="could not be measured", median="", note=str(error)[:100])]))
         # At once too: an interrupted run keeps what it has measured.
         print(f"{table(done[-1:])}\n({time.monotonic() - began:.0f} s)\n", file=sys.stderr, flush=True)
-    load = ", ".join(f"{load:.1f}" for load in os.getloadavg())
-    print(f"\n{os.cpu_count()} cores; load at the end {load}\n\n{table(done)}")
+    print(f"\n{os.cpu_count()} cores\n\n{table(done)}")
     return 1 if failed else 0
 
 
