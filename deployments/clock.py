@@ -2,9 +2,12 @@
 
 import threading
 import time
+from datetime import timedelta
 
 import structlog
 from django.db import OperationalError, close_old_connections, connection
+from django.db.models.functions import Now
+from django_q.models import Task as JobResult
 
 from deployments import queueing
 from deployments.engine import sweep
@@ -16,6 +19,7 @@ LEADER_LOCK = 0x51197A7
 INTERVAL_SECONDS = 0.2
 SWEEP_EVERY_SECONDS = 2.0
 TIDY_EVERY_SECONDS = 3600.0
+FAILED_JOBS_KEPT = timedelta(days=30)
 
 
 def run(stop: threading.Event) -> None:
@@ -31,7 +35,7 @@ def run(stop: threading.Event) -> None:
                 found += sweep.lost()
                 swept_at = now
             if now - tidied_at >= TIDY_EVERY_SECONDS:
-                IdempotencyKey.objects.outdated().delete()
+                _forget()
                 tidied_at = now
             for rollout_id in dict.fromkeys(found):
                 queueing.tick(rollout_id)
@@ -39,6 +43,12 @@ def run(stop: threading.Event) -> None:
             log.warning("the database is away", error=str(error).splitlines()[0])
             close_old_connections()
             connection.close()
+
+
+def _forget() -> None:
+    """Remove what nobody asks for any more: answers to old requests, traces of old failed jobs."""
+    IdempotencyKey.objects.outdated().delete()
+    JobResult.objects.filter(stopped__lt=Now() - FAILED_JOBS_KEPT).delete()
 
 
 def _leads() -> bool:

@@ -1,15 +1,14 @@
 """The test session's own PostgreSQL, and `needs(component)`: real components, or a visible skip."""
 
 import atexit
-import importlib
 import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+import django
 import pytest
 
 pytest_plugins = ["tests.fixtures"]
@@ -47,30 +46,16 @@ def _prepare_environment() -> None:
         _start_database(state_dir)
 
 
-def _read_settings_again() -> None:
-    """pytest-django read the settings before this file could prepare the environment: read them anew."""
-    from django.conf import settings
-    from django.db import connections
-    from django_q.conf import Conf
-
-    importlib.reload(sys.modules["portal.settings"])
-    settings._setup()
-    connections.databases["default"].update(settings.DATABASES["default"])
-    Conf.SECRET_KEY = settings.SECRET_KEY
-
-
-# At import: as soon as pytest lets us.
+# At import: the plug-in with the fixtures, which pytest reads next, imports models.
 _prepare_environment()
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-if "portal.settings" in sys.modules and "PYTEST_XDIST_WORKER" not in os.environ:
-    _read_settings_again()
+django.setup()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     from django.conf import settings
 
-    config._inicache.setdefault("asyncio_default_fixture_loop_scope", "function")
     # A log-in costs 0.2 s with the real hasher, and hundreds of tests log in.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     _flush_past_the_guards()

@@ -42,6 +42,9 @@ class TaskOut(Out):
     finished_at = serializers.DateTimeField(allow_null=True)
     error_code = serializers.CharField()
     error = serializers.CharField()
+    log_tail = serializers.ListField(
+        child=serializers.CharField(), help_text="The service's last lines, where an activation failed."
+    )
 
 
 class ProgressOut(Out):

@@ -41,6 +41,9 @@ def _say(kind: str, data: dict[str, Any], state: str) -> tuple[str, str]:
         case "rollout.waiting":
             waiting = data.get("waiting_on") or {}
             return str(waiting.get("sentence", "Waiting")), ""
+        case "target.health":
+            health = str((data.get("after") or {}).get("health", "unknown"))
+            return f"{name} is {health}" if health != "unknown" else f"{name} has not reported yet", ""
         case "rollout.note":
             return reason or name, ""
         case "batch.state" | "target.state":
