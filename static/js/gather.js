@@ -32,7 +32,12 @@ export function gathered(work) {
   };
 }
 
-/** Put the fragment at `url` in the place of the element with this id. */
-export function replace(id, url, values = {}) {
-  return htmx.ajax("GET", url, { target: `#${id}`, swap: "outerHTML", values });
+/**
+ * Put the fragment at `url` into the element with this id, or in its place; fulfilled when it is there.
+ *
+ * The element is named as the source too: htmx allows one request for each source and drops others, and
+ * without one all would share the body.
+ */
+export function fetchInto(id, url, { swap = "outerHTML", values = {} } = {}) {
+  return htmx.ajax("GET", url, { source: `#${id}`, target: `#${id}`, swap, values });
 }

@@ -1,7 +1,7 @@
 // The overview hears that something changed and asks for the matrix again; the server answers 204 when
 // nothing that is shown has changed. Without a socket it asks every half minute.
 
-import { gathered, replace } from "./gather.js";
+import { fetchInto, gathered } from "./gather.js";
 import { saysState } from "./live.js";
 import { connect } from "./socket.js";
 
@@ -9,7 +9,7 @@ const ASK_MS = 30_000;
 
 const refresh = gathered(() => {
   const query = new FormData(document.getElementById("matrix-query"));
-  return replace("matrix", location.pathname, Object.fromEntries(query));
+  return fetchInto("matrix", location.pathname, { values: Object.fromEntries(query) });
 });
 const saysLive = saysState(document.getElementById("live-state"));
 

@@ -2,7 +2,7 @@
 // the server's words (header, failures, lines of the stream) is fetched as rendered fragments, gathered
 // over a moment so that a batch of fifty targets costs one request.
 
-import { gathered, replace } from "./gather.js";
+import { fetchInto, gathered } from "./gather.js";
 import { saysState } from "./live.js";
 import { connect } from "./socket.js";
 
@@ -20,11 +20,11 @@ function words(state) {
   return state.replaceAll("_", " ");
 }
 
-const refreshStatus = gathered(() => replace("status", root.dataset.statusUrl));
-const refreshFailures = gathered(() => replace("failures", root.dataset.failuresUrl));
+const refreshStatus = gathered(() => fetchInto("status", root.dataset.statusUrl));
+const refreshFailures = gathered(() => fetchInto("failures", root.dataset.failuresUrl));
 const refreshStream = gathered(async () => {
   const after = stream.firstElementChild?.dataset.number ?? 0;
-  await htmx.ajax("GET", root.dataset.linesUrl, { target: stream, swap: "afterbegin", values: { after } });
+  await fetchInto("stream", root.dataset.linesUrl, { swap: "afterbegin", values: { after } });
   while (stream.children.length > LINES_KEPT) stream.lastElementChild.remove();
   const shown = Number(stream.firstElementChild?.dataset.number ?? 0);
   // A long absence comes in pages.

@@ -90,7 +90,13 @@ def open_page(
             complaints.append(f"{message.location.get('url')}: {message.text}")
 
     def _open(
-        person: Person | None, path: str, *, width: int = 1440, theme: str = "light", script: bool = True
+        person: Person | None,
+        path: str,
+        *,
+        width: int = 1440,
+        theme: str = "light",
+        script: bool = True,
+        init: str = "",
     ) -> Page:
         context = chromium.new_context(
             viewport={"width": width, "height": 900},
@@ -103,6 +109,8 @@ def open_page(
             cookie = session_of(Client(), person)
             context.add_cookies([{"name": "slipway_session", "value": cookie, "url": web.origin}])
         page = context.new_page()
+        if init:
+            page.add_init_script(init)
         page.on("console", noted)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(web.origin + path)

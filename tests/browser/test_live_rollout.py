@@ -62,6 +62,31 @@ def test_a_failure_shows_its_reason_and_its_log_where_it_happened(
         page.reload()
 
 
+SLOW = """
+const send = XMLHttpRequest.prototype.send;
+XMLHttpRequest.prototype.send = function (...body) { setTimeout(() => send.apply(this, body), 400); };
+"""
+
+
+def test_slow_fragments_neither_cross_nor_get_lost(
+    open_page: Open, owner: Person, driver: Driver, rollout: Rollout
+) -> None:
+    page = open_page(owner, f"/rollouts/{rollout.id}/", init=SLOW)
+    expect(page.locator("#live-state")).to_have_text("Live")
+    # Events come while fragments that were asked for earlier are still on their way.
+    driver.answer(rollout)
+    page.wait_for_timeout(250)
+    driver.answer(rollout, failing=["orders-04"])
+    page.wait_for_timeout(250)
+    driver.finish(rollout)
+    rollout.refresh_from_db()
+    expect(page.locator("#rollout-state")).to_have_text("rolled back")
+    expect(page.locator("#failures")).to_contain_text("orders-04")
+    expect(page.locator("#stream li").first).to_have_attribute("data-number", str(rollout.event_count))
+    numbers = page.eval_on_selector_all("#stream li", "all => all.map((one) => Number(one.dataset.number))")
+    assert numbers == list(range(rollout.event_count, 0, -1))
+
+
 def test_pausing_asks_for_a_reason_in_a_dialog(
     open_page: Open, owner: Person, driver: Driver, rollout: Rollout
 ) -> None:
