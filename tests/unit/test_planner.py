@@ -207,9 +207,7 @@ def test_whatever_agents_answer_the_limits_hold_and_every_wait_is_explained(
         assert snapshot.waiting_on is not None, "every wait is explained"
         assert snapshot.waiting_on.sentence
         repeated = model.step()
-        assert all(isinstance(action, Wait | CheckAt) for action in repeated), (
-            "a plan is made once"
-        )
+        assert all(isinstance(action, Wait | CheckAt) for action in repeated), "a plan is made once"
         if snapshot.state is RolloutState.PAUSED:
             open_tasks = model.open_tasks()
             if not open_tasks:
