@@ -17,7 +17,7 @@ from deployments.models import Rollout
 log = structlog.get_logger(__name__)
 
 
-def tick(rollout_id: UUID, *, request_id: str = "") -> bool:
+def tick(rollout_id: UUID) -> bool:
     """Move the rollout as far as it can go now.
 
     Returns False when there was nothing to own: it is at its end, or another worker holds the lease and
@@ -26,18 +26,18 @@ def tick(rollout_id: UUID, *, request_id: str = "") -> bool:
     owned = False
     while held := lease.claim(rollout_id, sorted(ACTIVE)):
         owned = True
-        if not _once(held, request_id):
+        if not _once(held):
             break
     return owned
 
 
-def _once(held: lease.Lease, request_id: str) -> bool:
+def _once(held: lease.Lease) -> bool:
     """Do one round under the lease; True when somebody asked for another in the meantime."""
     with transaction.atomic():
         now = lease.guard(held)
         rollout = Rollout.objects.select_related("release__service", "environment").get(id=held.rollout_id)
         before = RolloutState(rollout.state)
-        moves = Moves(rollout, actor=Actor.system("engine", request_id=request_id), now=now)
+        moves = Moves(rollout, actor=Actor.system("engine", request_id=rollout.request_id), now=now)
         moves.take_reports()
         snapshot = load(held.rollout_id)
         actions = plan(snapshot, now)
@@ -47,7 +47,8 @@ def _once(held: lease.Lease, request_id: str) -> bool:
     if rollout.state != before:
         log.info(
             "rollout moved",
-            rollout=str(rollout.id),
+            rollout_id=str(rollout.id),
+            request_id=rollout.request_id,
             before=before,
             after=str(rollout.state),
             reason=rollout.outcome,

@@ -40,6 +40,8 @@ class Rollout(Row):
     rolls_back = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="rollbacks")
     state = models.CharField(max_length=16, choices=choices(RolloutState), default=RolloutState.PENDING)
     requested_by = models.CharField(max_length=150)
+    request_id = models.CharField(max_length=64, blank=True)
+    """Of the request that made it; follows into the engine's log lines, its tasks and the agents' logs."""
     reason = models.CharField(max_length=500, blank=True)
     outcome = models.CharField(max_length=1000, blank=True)
     """Why it ended, or why it stands: one sentence."""

@@ -229,6 +229,7 @@ def _create(
         kind=kind,
         rolls_back=rolls_back,
         requested_by=actor.name,
+        request_id=actor.request_id,
         reason=reason[:500],
         waiting_on=msgspec.to_builtins(UNTICKED),
     )

@@ -200,3 +200,12 @@ def test_every_state_change_is_an_event_and_an_audit_entry(driver: Driver, order
     assert audited["rollout.state"] == 3
     assert audited["task.succeeded"] == 24
     assert audited["rollout.create"] == 1
+
+
+def test_the_request_that_made_a_rollout_is_named_in_all_that_follows(
+    driver: Driver, orders: Service
+) -> None:
+    rollout = driver.finish(driver.start(orders, "1.0"))
+    tasks = Task.objects.filter(rollout=rollout)
+    assert set(tasks.values_list("request_id", flat=True)) == {"request-of-owner"}
+    assert set(Entry.objects.values_list("request_id", flat=True)) == {"request-of-owner"}
