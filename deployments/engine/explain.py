@@ -63,8 +63,8 @@ def say_blocked_by_capacity(draft: Draft, limit: int) -> Waiting:
     )
 
 
-def say_paused(draft: Draft, reason: str = "") -> Waiting:
-    why = (reason or draft.snapshot.outcome).rstrip(".")
+def say_paused(reason: str) -> Waiting:
+    why = reason.rstrip(".")
     return Waiting(
         kind="person",
         subject="paused",

@@ -75,7 +75,7 @@ def _run(draft: Draft, strategy: Strategy) -> None:
 def _pause(draft: Draft, strategy: Strategy) -> None:
     _settle_targets(draft)
     _settle_batches(draft, T.HEALTHY)
-    draft.waiting = say_paused(draft)
+    draft.waiting = say_paused(draft.snapshot.outcome)
 
 
 def _advance(draft: Draft, strategy: Strategy) -> None:
@@ -247,7 +247,7 @@ def _fail(draft: Draft, strategy: Strategy) -> None:
         _roll_back(draft, strategy)
     elif draft.params.on_failure == "pause":
         draft.move_rollout(RolloutState.PAUSED, sentence)
-        draft.waiting = say_paused(draft, sentence)
+        draft.waiting = say_paused(sentence)
     else:
         _close_all(draft, "The rollout was aborted")
         touched = sum(target.touched for target in draft.targets)

@@ -15,6 +15,7 @@ from deployments.domain.actor import Actor
 from deployments.domain.plan import PlanBody
 from deployments.domain.states import TASK_OPEN, BatchState, RolloutState, TargetState, TaskState
 from deployments.domain.waiting import Waiting
+from deployments.engine.explain import say_paused
 from deployments.engine.transition import Moves
 from deployments.errors import (
     Invalid,
@@ -332,6 +333,11 @@ def _locked(actor: Actor, verb: str, rollout_id: UUID, if_version: int | None) -
 
 def _commit(rollout: Rollout, moves: Moves) -> Rollout:
     moves.record()
+    if rollout.is_active:
+        # Until the engine has looked: no rollout is without an answer, and none with a wrong one.
+        waiting = say_paused(rollout.outcome) if rollout.state == RolloutState.PAUSED else UNTICKED
+        waiting = msgspec.structs.replace(waiting, since=moves.now)
+        Rollout.objects.filter(pk=rollout.pk).update(waiting_on=msgspec.to_builtins(waiting))
     queueing.tick(rollout.id)
     return Rollout.objects.select_related(*RELATED).get(id=rollout.id)
 

@@ -102,7 +102,8 @@ def test_pause_lets_what_is_under_way_end_and_starts_nothing(
     running: Rollout, driver: Driver, owner: Person
 ) -> None:
     driver.answer(running)
-    rollouts.pause_rollout(actor=owner, rollout_id=running.id, reason="lunch")
+    paused = rollouts.pause_rollout(actor=owner, rollout_id=running.id, reason="lunch")
+    assert paused.waiting_on["sentence"] == "Paused: lunch (owner)", "already before the engine looks"
     driver.finish(running)
     assert running.state == RolloutState.PAUSED
     assert list(Batch.objects.filter(rollout=running).values_list("state", flat=True))[:2] == [
