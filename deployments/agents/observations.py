@@ -121,7 +121,7 @@ def _tell(changed: Sequence[_Changed]) -> frozenset[UUID]:
     turned = {
         rollout_id: events_of
         for rollout_id, targets in by_rollout.items()
-        if (events_of := [_health_event(one) for one in targets if one.before != one.health])
+        if (events_of := [_health_event(one) for one in targets if _is_news(one)])
     }
     # After the commit, because an event locks its rollout: the engine takes that lock before it takes
     # those of the targets, and this transaction holds targets already.
@@ -143,6 +143,11 @@ def _record(turned: Mapping[UUID, Sequence[events.Change]]) -> None:
                 rollout_id=rollout_id,
                 changes=changes,
             )
+
+
+def _is_news(change: _Changed) -> bool:
+    """A target that comes up under a rollout is told as its state; the same again as health is noise."""
+    return change.before != change.health and (change.before, change.health) != ("unknown", "healthy")
 
 
 def _health_event(change: _Changed) -> events.Change:
