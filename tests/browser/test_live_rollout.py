@@ -114,6 +114,9 @@ def test_the_keyboard_alone_reaches_and_uses_a_button(
     open_page: Open, owner: Person, rollout: Rollout
 ) -> None:
     page = open_page(owner, f"/rollouts/{rollout.id}/")
+    # The page asks for its header anew when its socket opens; keys go to what is there for good.
+    expect(page.locator("#live-state")).to_contain_text("Live")
+    page.wait_for_load_state("networkidle")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     page.keyboard.press("Enter")

@@ -107,8 +107,8 @@ class Stack:
     def start(self) -> None:
         for program in self.programs:
             program.start()
-        eventually(self._answers, "the portal answers")
-        eventually(self._enrolled, "the agents enrol")
+        eventually(self._answers, "the portal answers", seconds=90)
+        eventually(self._enrolled, "the agents enrol", seconds=90)
 
     def stop(self) -> None:
         for program in reversed(self.programs):

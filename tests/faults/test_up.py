@@ -148,7 +148,7 @@ def test_nothing_outlives_it_when_it_is_killed(up):
     wait_for(lambda: up.processes() == [])
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -23,7 +23,7 @@ from portal.local.sample.build import build, build_all
 @contextmanager
 def running(version: str, tmp_path, **environment: str):
     with tarfile.open(fileobj=io.BytesIO(build(version).data)) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path)
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "orders.py"],
