@@ -55,7 +55,8 @@ class Seen:
 class SimulatedAgent:
     """Accepts every instruction and reports that it succeeded, `work_seconds` later.
 
-    Instructions come in one after the other; each is worked on beside the others.
+    Instructions come in one after the other; each is worked on beside the others. A real agent keeps to
+    what the control plane takes (`protocol.MAX_MESSAGES_PER_SECOND`); here that is the caller's business.
     """
 
     def __init__(self, url: str, credential: Credential, work_seconds: Callable[[], float]) -> None:

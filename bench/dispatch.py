@@ -91,6 +91,8 @@ async def run(url: str, rollouts: int, targets: int, work_seconds: Callable[[], 
         for count in range(rollouts + 1):
             agent.seen = Seen()
             await _apart(_roll_out, made, f"1.{count}")
+            assert not agent.seen.refused, "the agent said more than the control plane takes from one"
+            await asyncio.sleep(4 * targets / protocol.MAX_MESSAGES_PER_SECOND)
             if count:
                 found += await _apart(_handovers, agent.seen, max(1, targets // BATCHES))
     return found

@@ -51,6 +51,13 @@ def browsers(_full: bool) -> list[Row]:
         return fanout.rows(SOCKETS)
 
 
+def reason(error: BaseException) -> str:
+    """The first cause, on one short line."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+
+
 SECTIONS: dict[str, tuple[str, Callable[[bool], list[Row]]]] = {
     "control": ("Control plane alone", cost_of_control),
     "queue": ("Jobs", jobs),
@@ -78,7 +85,7 @@ def main() -> int:
                 done.append((title, alone.submit(measure, options.full).result()))
             except Exception as error:
                 failed += 1
-                done.append((title, [Row(what="could not be measured", median="", note=str(error)[:100])]))
+                done.append((title, [Row(what="could not be measured", median="", note=reason(error))]))
         # At once too: an interrupted run keeps what it has measured.
         print(f"{table(done[-1:])}\n({time.monotonic() - began:.0f} s)\n", file=sys.stderr, flush=True)
     print(f"\n{os.cpu_count()} cores\n\n{table(done)}")
