@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def check(job: Job) -> None:
         assert (home / "current" / "VERSION").read_text() == f"{AFTER}\n", home
         assert (home / "current" / "config" / "app.json").read_text().strip() == config(home).strip(), home
         assert len(_names(home / "current")) == len(reference) > 2, home
-        assert _runs(_pid(home)), home
+        assert _comes_up(_pid(home)), home
 
 
 def clean(job: Job) -> None:
@@ -109,6 +110,14 @@ def _pid(home: Path) -> int:
     with suppress(FileNotFoundError, ValueError):
         return int((home / "service.pid").read_text())
     return 0
+
+
+def _comes_up(pid: int, seconds: float = 5) -> bool:
+    """Whether it runs; a process that was forked a moment ago has yet to become what it runs."""
+    deadline = time.monotonic() + seconds
+    while not _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return _runs(pid)
 
 
 def _runs(pid: int) -> bool:
