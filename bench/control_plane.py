@@ -54,6 +54,8 @@ def prepare(targets: int):
     import hashlib
     import uuid
 
+    from django.utils import timezone
+
     from deployments.domain.actor import Actor
     from deployments.models import (
         Agent,
@@ -71,7 +73,7 @@ def prepare(targets: int):
     team = Team.objects.create(name=name)
     environment = Environment.objects.create(name=name, tier="dev")
     regions = [Region.objects.create(environment=environment, name=f"r{n}", position=n) for n in range(3)]
-    agent = Agent.objects.create(name=name, public_key=b"k" * 32)
+    agent = Agent.objects.create(name=name, public_key=b"k" * 32, last_seen_at=timezone.now())
     service = Service.objects.create(team=team, name=name)
     Target.objects.bulk_create(
         Target(

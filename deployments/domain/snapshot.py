@@ -38,7 +38,10 @@ class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
     reported_at: datetime | None
     error: str
     agent: str
-    agent_seen_at: datetime | None
+    agent_silent: bool
+    """Whether it missed three heartbeats: what it last said of its targets counts no longer."""
+    reports_release: bool
+    """Whether the last report speaks of this rollout's release, and not of what ran before."""
     task: TaskFacts | None = None
     """The newest task."""
 

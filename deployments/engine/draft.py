@@ -51,7 +51,7 @@ class DraftTarget:
         """Whether it serves nobody right now, or may not: what the unavailability limit counts."""
         return (
             self.state in (TargetState.ACTIVATING, TargetState.REVERTING)
-            or (self.state is TargetState.FAILED and self.touched)
+            or (self.state is TargetState.FAILED and self.touched and self.facts.health != "healthy")
             or (self.facts.has_previous and self.facts.health == "unhealthy")
         )
 

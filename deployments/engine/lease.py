@@ -17,6 +17,8 @@ from deployments.errors import LeaseLost
 
 LEASE_SECONDS = 15
 
+# NO KEY: rows that refer to the rollout (reports, events) are written meanwhile, and must not wait for it:
+# who writes them may hold a target that the engine is about to change.
 # The claim need not reach the disk: what is decided under it does, and with it all that came before.
 CLAIM = """
     UPDATE deployments_rollout SET
@@ -26,7 +28,7 @@ CLAIM = """
         fence = CASE WHEN free.now THEN nextval('slipway_fence') ELSE fence END,
         wake_again = NOT free.now
     FROM (SELECT id, lease_until IS NULL OR lease_until < clock_timestamp() AS now
-          FROM deployments_rollout WHERE id = %(id)s FOR UPDATE) AS free
+          FROM deployments_rollout WHERE id = %(id)s FOR NO KEY UPDATE) AS free
     WHERE deployments_rollout.id = free.id AND state = ANY(%(active)s)
       AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
     RETURNING lease_owner = %(owner)s, fence
@@ -35,7 +37,7 @@ GUARD = """
     SELECT clock_timestamp() FROM deployments_rollout
     WHERE id = %(id)s AND lease_owner = %(owner)s AND fence = %(fence)s
       AND lease_until > clock_timestamp()
-    FOR UPDATE
+    FOR NO KEY UPDATE
 """
 RELEASE = """
     UPDATE deployments_rollout AS r SET lease_owner = '', lease_until = NULL, wake_again = false

@@ -6,22 +6,23 @@ tasks and their outcomes, retries, failures, capacity, the way back.
 """
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from deployments.domain.actions import Action
 from deployments.domain.snapshot import Snapshot
 from deployments.domain.states import BatchState, RolloutState, TargetState, TaskState
 from deployments.engine.draft import Draft, DraftTarget
 from deployments.engine.explain import (
+    SILENT_CHECK_SECONDS,
     say_baking,
     say_blocked_by_capacity,
     say_paused,
     say_retrying,
+    say_silent,
     say_working,
 )
 from deployments.strategies import registry
-from deployments.strategies.base import Bake, Busy, Done, Settle, Start, Strategy
-from deployments.strategies.rolling import size
+from deployments.strategies.base import Bake, Busy, Done, Settle, Start, Strategy, size
 
 T = TargetState
 
@@ -80,12 +81,16 @@ def _pause(draft: Draft, strategy: Strategy) -> None:
 
 def _advance(draft: Draft, strategy: Strategy) -> None:
     """Follow the strategy until it has to wait for something."""
-    while True:
+    for _ in range(4 * len(draft.batches) + 4):
         step = strategy.next(list(draft.batches.values()), draft.params, draft.now)
         match step:
             case Start(position):
                 draft.move_batch(position, BatchState.RUNNING)
             case Settle(position):
+                if silent := _silent(draft, position):
+                    draft.check_at(draft.now + timedelta(seconds=SILENT_CHECK_SECONDS))
+                    draft.waiting = say_silent(draft, silent)
+                    return
                 draft.move_batch(position, BatchState.SUCCEEDED)
             case Bake(position, until):
                 draft.check_at(until)
@@ -94,11 +99,32 @@ def _advance(draft: Draft, strategy: Strategy) -> None:
             case Busy(position):
                 _activate(draft, position)
                 _settle_batches(draft, T.HEALTHY, T.FAILED)
-                if draft.batches[position].state is BatchState.RUNNING:
+                if draft.batches[position].state is not BatchState.BAKING:
                     return
             case Done():
-                draft.move_rollout(RolloutState.SUCCEEDED, _success(draft))
+                _succeed(draft)
                 return
+    raise AssertionError(f"strategy {strategy.name} does not come to an end: {step}")
+
+
+def _succeed(draft: Draft) -> None:
+    """Every batch is done. A target that is not is a fault of the strategy, and for a person to judge."""
+    undone = [target for target in draft.targets if target.state not in (T.HEALTHY, T.FAILED)]
+    if undone:
+        reason = (
+            f"the strategy ended, but {len(undone)} targets do not run the release: {undone[0].name}, ..."
+        )
+        draft.move_rollout(RolloutState.PAUSED, reason)
+        draft.waiting = say_paused(reason)
+        return
+    failed = len(draft.in_state(T.FAILED))
+    tolerated = f"{failed} of {len(draft.targets)} targets failed, which the policy tolerates."
+    draft.move_rollout(RolloutState.SUCCEEDED, tolerated if failed else "")
+
+
+def _silent(draft: Draft, position: int) -> list[DraftTarget]:
+    members = draft.of_batch(position)
+    return [target for target in members if target.state is T.HEALTHY and target.facts.agent_silent]
 
 
 def _stage(draft: Draft) -> None:
@@ -115,7 +141,8 @@ def _activate(draft: Draft, position: int) -> None:
     ready = [target for target in draft.of_batch(position) if target.state is T.STAGED]
     due = [target for target in ready if target.retry_at is None or target.retry_at <= draft.now]
     limit = _limit(draft, default=len(draft.targets))
-    for target in _within(draft, due, limit):
+    used = sum(target.out_of_service for target in draft.targets)
+    for target in _within(due, used, limit):
         draft.move_target(target, T.ACTIVATING, attempts=target.attempts + 1)
         draft.dispatch(target, "activate", draft.params.activate_timeout_seconds)
     busy = [target for target in draft.of_batch(position) if target.state is T.ACTIVATING]
@@ -132,15 +159,17 @@ def _activate(draft: Draft, position: int) -> None:
 def _roll_back(draft: Draft, strategy: Strategy) -> None:
     """Put every touched target back; the ones that are out of service anyway first and at once."""
     _settle_targets(draft)
-    for target in draft.targets:
-        if target.task is not None and target.state is not T.REVERTING:
-            draft.close_task(target, TaskState.CANCELLED, "The rollout is rolled back")
+    _close_all(draft, "The rollout is rolled back", keep=T.REVERTING)
     for batch in draft.batches.values():
         if batch.state in (BatchState.RUNNING, BatchState.BAKING):
             draft.move_batch(batch.position, BatchState.FAILED)
     todo = [target for target in draft.targets if _must_revert(target)]
     due = [target for target in todo if target.retry_at is None or target.retry_at <= draft.now]
-    for target in _within(draft, due, _limit(draft, default=_largest_batch(draft))):
+    # Only what is on its way back counts: a target that cannot be put back must not hold up the others.
+    limit = _limit(draft, default=_largest_batch(draft))
+    room = limit - len(draft.in_state(T.REVERTING))
+    out_first = sorted(due, key=lambda target: not target.out_of_service)
+    for target in [one for turn, one in enumerate(out_first) if one.out_of_service or turn < room]:
         draft.move_target(target, T.REVERTING, attempts=_revert_attempts(target) + 1)
         draft.dispatch(target, "revert", draft.params.activate_timeout_seconds)
     busy = draft.in_state(T.REVERTING)
@@ -150,8 +179,6 @@ def _roll_back(draft: Draft, strategy: Strategy) -> None:
         when = min(target.retry_at for target in todo if target.retry_at is not None)
         draft.check_at(when)
         draft.waiting = say_retrying(draft, 0, when)
-    elif todo:
-        draft.waiting = say_blocked_by_capacity(draft, _limit(draft, default=_largest_batch(draft)))
     else:
         _end_rollback(draft)
 
@@ -221,7 +248,10 @@ def _task_failed(draft: Draft, target: DraftTarget, code: str, error: str, log_t
 def _fell_ill(target: DraftTarget) -> bool:
     facts = target.facts
     reported = facts.reported_at
-    return facts.health == "unhealthy" and reported is not None and reported > facts.state_since
+    if facts.health != "unhealthy" or reported is None or reported <= facts.state_since:
+        return False
+    # A heartbeat that was on its way may still speak of the release before.
+    return facts.reports_release
 
 
 def _settle_batches(draft: Draft, *ends: TargetState) -> None:
@@ -255,10 +285,12 @@ def _fail(draft: Draft, strategy: Strategy) -> None:
         draft.move_rollout(RolloutState.FAILED, f"{sentence} {rest}")
 
 
-def _close_all(draft: Draft, reason: str) -> None:
+def _close_all(draft: Draft, reason: str, keep: TargetState | None = None) -> None:
     for target in draft.targets:
-        if target.task is not None:
+        if target.task is not None and target.state is not keep:
             draft.close_task(target, TaskState.CANCELLED, reason)
+            if target.state is T.STAGING:
+                draft.move_target(target, T.PENDING)
 
 
 def _failure(failed: list[DraftTarget]) -> str:
@@ -268,19 +300,13 @@ def _failure(failed: list[DraftTarget]) -> str:
     return f"{first.name}{others} failed: {first.error.rstrip('.')}."
 
 
-def _success(draft: Draft) -> str:
-    failed = len(draft.in_state(T.FAILED))
-    return f"{failed} of {len(draft.targets)} targets failed, which the policy tolerates." if failed else ""
-
-
 def _limit(draft: Draft, *, default: int) -> int:
     value = draft.params.max_unavailable
     return default if value == 0 else size(value, len(draft.targets), "max_unavailable")
 
 
-def _within(draft: Draft, candidates: list[DraftTarget], limit: int) -> list[DraftTarget]:
+def _within(candidates: list[DraftTarget], used: int, limit: int) -> list[DraftTarget]:
     """The candidates that may be taken out of service now; one that is out already costs nothing."""
-    used = sum(target.out_of_service for target in draft.targets)
     chosen = []
     for target in candidates:
         if target.out_of_service:

@@ -3,9 +3,11 @@
 from uuid import UUID
 
 import msgspec
+from django.conf import settings
 from django.db import connection
 
 from deployments.domain.snapshot import Snapshot
+from deployments.models.agents import SILENT_AFTER_HEARTBEATS
 
 LOAD = """
 SELECT json_build_object(
@@ -24,7 +26,10 @@ SELECT json_build_object(
             'retry_at', rt.retry_at, 'touched', rt.touched, 'error', rt.error,
             'has_previous', rt.previous_release_id IS NOT NULL,
             'health', t.health, 'reported_at', t.reported_at,
-            'agent', coalesce(a.name, ''), 'agent_seen_at', a.last_seen_at,
+            'agent', coalesce(a.name, ''),
+            'agent_silent', coalesce(
+                a.last_seen_at < clock_timestamp() - %(silent)s * interval '1 second', true),
+            'reports_release', coalesce(t.reported ->> 'release_id' = r.release_id::text, false),
             'task', task.facts) ORDER BY rt.position), '[]')
         FROM deployments_rollouttarget rt
         JOIN deployments_batch b ON b.id = rt.batch_id
@@ -43,15 +48,16 @@ JOIN deployments_service s ON s.id = r.service_id
 JOIN deployments_environment e ON e.id = r.environment_id
 JOIN deployments_release rel ON rel.id = r.release_id
 JOIN deployments_plan p ON p.rollout_id = r.id
-WHERE r.id = %s
+WHERE r.id = %(id)s
 """
 
 _decoder = msgspec.json.Decoder(Snapshot)
 
 
 def load(rollout_id: UUID) -> Snapshot:
+    silent = SILENT_AFTER_HEARTBEATS * settings.SLIPWAY.heartbeat_seconds
     with connection.cursor() as cursor:
-        cursor.execute(LOAD, [rollout_id])
+        cursor.execute(LOAD, {"id": rollout_id, "silent": silent})
         row = cursor.fetchone()
     assert row is not None, f"rollout {rollout_id} has no plan"
     return _decoder.decode(row[0])

@@ -15,6 +15,7 @@ from deployments.models import Agent, Environment, Region, Rollout, Service, Tar
 from deployments.services.rows import check_fields, insert
 from deployments.services.teams import create_team, remove_membership, set_membership
 from deployments.strategies import registry
+from deployments.strategies.base import MAX_TARGETS
 
 __all__ = [
     "change_service",
@@ -186,7 +187,8 @@ def change_target(
 def _strategy(definition: Any) -> dict[str, Any]:
     if not isinstance(definition, Mapping):
         raise Invalid(strategy='must be a JSON object like {"name": "rolling", "batch": "25%"}')
-    registry.parse(dict(definition))
+    strategy, params = registry.parse(dict(definition))
+    strategy.check(params, MAX_TARGETS)
     return dict(definition)
 
 

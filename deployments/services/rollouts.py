@@ -6,48 +6,31 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from django.db import IntegrityError, connection, transaction
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef
 
-from deployments import access, events, queueing
-from deployments.domain import config
+from deployments import access, queueing
 from deployments.domain.actions import CloseTask, MoveBatch, MoveTarget
 from deployments.domain.actor import Actor
-from deployments.domain.plan import PlanBody
 from deployments.domain.states import TASK_OPEN, BatchState, RolloutState, TargetState, TaskState
-from deployments.domain.waiting import Waiting
 from deployments.engine.explain import say_paused
 from deployments.engine.transition import Moves
 from deployments.errors import (
     Invalid,
     MoveNotAllowed,
     NoStableRelease,
-    NothingToDeploy,
-    RolloutActive,
     StaleVersion,
-    TargetWithoutAgent,
 )
 from deployments.models import (
     Batch,
     Environment,
-    Plan,
     Release,
     Rollout,
     RolloutTarget,
     Service,
     Target,
-    Wave,
 )
-from deployments.strategies import registry
-from deployments.strategies.base import TargetRef
-
-UNTICKED = Waiting(
-    kind="engine",
-    subject="engine",
-    sentence="Waiting for a worker to take it up; that takes no longer than a moment where one runs",
-    who="whoever runs the workers, if it lasts",
-    unblock=("cancel",),
-)
-RELATED = ("service__team", "environment", "release__artifact", "release__config")
+from deployments.services.planning import RELATED, UNTICKED, plan_rollout
 
 
 @transaction.atomic
@@ -78,7 +61,7 @@ def start_rollout(
     )
     if release is None:
         raise Invalid(release=f"{service} has no such release. Create it first.")
-    return _create(
+    return plan_rollout(
         actor=actor,
         service=service,
         environment=environment,
@@ -118,7 +101,7 @@ def resume_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: i
         )
         for one in failed
     )
-    batches = {one.batch for one in failed if one.touched}
+    batches = {one.batch for one in failed}
     moves.move_batches(_reopen(sorted(batches, key=lambda batch: batch.position)))
     return _commit(rollout, moves)
 
@@ -135,6 +118,11 @@ def cancel_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: i
         else ("Nothing was changed.")
     )
     _close_tasks(rollout, moves, "The rollout was cancelled")
+    staging = rollout.targets.filter(state=TargetState.STAGING).select_related("target")
+    moves.move_targets(
+        (MoveTarget(id=one.id, to=TargetState.PENDING), TargetState.STAGING, one.target.name)
+        for one in staging
+    )
     outcome = f"{_said(actor, reason).rstrip('.')}. {rest}"
     moves.move_rollout(RolloutState.CANCELLED, reason=outcome, verb="rollout.cancel")
     return _commit(rollout, moves)
@@ -157,29 +145,57 @@ def roll_back_rollout(
         raise MoveNotAllowed(
             f"The rollout is {_words(rollout)}: there is nothing to roll back yet. Cancel it."
         )
-    newest = Rollout.objects.filter(service=rollout.service, environment=rollout.environment).first()
-    if newest is not None and newest.id != rollout.id:
-        raise MoveNotAllowed(f"A later rollout, {newest}, has taken its place. Roll that one back.")
-    return _create(
+    standing = _standing(rollout)
+    if standing is None:
+        raise MoveNotAllowed(f"{rollout} left nothing changed; there is nothing to roll back.")
+    if standing.id != rollout.id:
+        raise MoveNotAllowed(f"What runs now came with another rollout, {standing}. Roll that one back.")
+    return plan_rollout(
         actor=actor,
         service=rollout.service,
         environment=rollout.environment,
         release=_stable_before(rollout),
-        strategy=rollout.plan.body["params"] | {"name": rollout.plan.body["strategy"], "on_failure": "pause"},
+        strategy=_way_back(rollout),
         reason=reason,
         kind=Rollout.Kind.ROLLBACK,
         rolls_back=rollout,
     )
 
 
+def _way_back(rollout: Rollout) -> dict[str, Any]:
+    """The strategy of the rollout itself, with counts cut to the targets that there are by now."""
+    total = Target.objects.filter(service=rollout.service, region__environment=rollout.environment).count()
+    params = {
+        name: min(value, max(total, 1))
+        if name in ("batch", "max_unavailable") and isinstance(value, int)
+        else value
+        for name, value in rollout.plan.body["params"].items()
+    }
+    return params | {"name": rollout.plan.body["strategy"], "on_failure": "pause"}
+
+
+def _standing(rollout: Rollout) -> Rollout | None:
+    """The newest rollout here whose changes still stand: it moved targets and did not put them back."""
+    moved = RolloutTarget.objects.filter(rollout=OuterRef("pk"), touched=True)
+    return (
+        Rollout.objects.filter(Exists(moved), service=rollout.service, environment=rollout.environment)
+        .exclude(state=RolloutState.ROLLED_BACK)
+        .first()
+    )
+
+
 def _stable_before(rollout: Rollout) -> Release:
-    """The release of the newest earlier rollout here that succeeded with another release."""
+    """The release of the newest earlier rollout here that succeeded with another release.
+
+    One that a rollback has left is not gone back to.
+    """
     earlier = (
         Rollout.objects.filter(
             service=rollout.service,
             environment=rollout.environment,
             state=RolloutState.SUCCEEDED,
             id__lt=rollout.id,
+            rollbacks__isnull=True,
         )
         .exclude(release=rollout.release)
         .select_related("release__artifact", "release__config", "release__service")
@@ -190,142 +206,13 @@ def _stable_before(rollout: Rollout) -> Release:
     return earlier.release
 
 
-def _create(
-    *,
-    actor: Actor,
-    service: Service,
-    environment: Environment,
-    release: Release,
-    strategy: dict[str, Any],
-    reason: str,
-    kind: Rollout.Kind,
-    rolls_back: Rollout | None,
-) -> Rollout:
-    targets = list(
-        Target.objects.filter(service=service, region__environment=environment)
-        .select_related("region")
-        .order_by("region__position", "region__name", "name")
-    )
-    _check_targets(service, environment, release, targets)
-    chosen, params = registry.parse(strategy)
-    chosen.check(params, len(targets))
-    body = PlanBody(
-        service=service.name,
-        environment=environment.name,
-        release=release.version,
-        artifact_digest=release.artifact.digest,
-        config_digest=release.config.digest,
-        kind=kind,
-        strategy=chosen.name,
-        params=msgspec.to_builtins(params),
-        waves=chosen.lay_out([_ref(target) for target in targets], params),
-    )
-    active = Rollout.objects.filter(service=service, environment=environment).active().first()
-    if active is not None:
-        raise RolloutActive(rollout=str(active.id))
-    rollout = Rollout(
-        service=service,
-        environment=environment,
-        release=release,
-        kind=kind,
-        rolls_back=rolls_back,
-        requested_by=actor.name,
-        request_id=actor.request_id,
-        reason=reason[:500],
-        waiting_on=msgspec.to_builtins(UNTICKED),
-    )
-    try:
-        with transaction.atomic():
-            rollout.save(force_insert=True)
-    except IntegrityError:
-        raise RolloutActive from None
-    _write_plan(rollout, body, {str(target.id): target for target in targets})
-    created = events.done(
-        "rollout.create",
-        rollout,
-        after={"state": rollout.state, "plan_digest": body.digest},
-        reason=reason,
-        event="rollout.created",
-    )
-    events.record(actor=actor, rollout_id=rollout.id, changes=[created])
-    queueing.tick(rollout.id)
-    return Rollout.objects.select_related(*RELATED).get(id=rollout.id)
-
-
-def _write_plan(rollout: Rollout, body: PlanBody, targets: dict[str, Target]) -> None:
-    Plan.objects.create(rollout=rollout, digest=body.digest, body=msgspec.to_builtins(body))
-    waves: list[Wave] = []
-    batches: list[Batch] = []
-    members: list[RolloutTarget] = []
-    for wave_plan in body.waves:
-        wave = Wave(rollout=rollout, position=len(waves), name=wave_plan.name)
-        waves.append(wave)
-        for batch_plan in wave_plan.batches:
-            batch = Batch(rollout=rollout, wave=wave, position=len(batches))
-            batches.append(batch)
-            for target_id in batch_plan.targets:
-                target = targets[target_id]
-                members.append(
-                    RolloutTarget(
-                        rollout=rollout,
-                        batch=batch,
-                        target=target,
-                        position=len(members),
-                        previous_release_id=target.stable_release_id,
-                    )
-                )
-    Wave.objects.bulk_create(waves)
-    Batch.objects.bulk_create(batches)
-    RolloutTarget.objects.bulk_create(members)
-
-
-def _check_targets(
-    service: Service, environment: Environment, release: Release, targets: Sequence[Target]
-) -> None:
-    """Find before the start what would fail on every target: no agent, a placeholder without a value."""
-    if not targets:
-        raise NothingToDeploy(
-            f"{service} has no targets in {environment}. Register targets there, then start again."
-        )
-    bare = [target.name for target in targets if target.agent_id is None]
-    if bare:
-        raise TargetWithoutAgent(
-            f"{len(bare)} of {len(targets)} targets have no agent: {', '.join(bare[:5])}. "
-            "Enrol an agent and assign them to it."
-        )
-    overlay = release.config.overlays.get(environment.name, {})
-    for target in targets:
-        config.resolve(
-            release.config.base,
-            overlay,
-            placeholders(service, environment, release, target),
-            f"config {release.config.number} on {target.name}",
-        )
-
-
-def placeholders(
-    service: Service, environment: Environment, release: Release, target: Target
-) -> dict[str, str]:
-    """What `${...}` in a configuration may name for this target."""
-    return target.facts() | {
-        "service": service.name,
-        "environment": environment.name,
-        "version": release.version,
-    }
-
-
-def _ref(target: Target) -> TargetRef:
-    return TargetRef(
-        id=str(target.id),
-        name=target.name,
-        region=target.region.name,
-        region_position=target.region.position,
-    )
-
-
 def _locked(actor: Actor, verb: str, rollout_id: UUID, if_version: int | None) -> tuple[Rollout, Moves]:
     rollout = access.get(actor, verb, Rollout.objects.select_related("service__team"), id=rollout_id)
-    rollout = Rollout.objects.select_for_update(of=("self",)).select_related(*RELATED).get(id=rollout.id)
+    rollout = (
+        Rollout.objects.select_for_update(of=("self",), no_key=True)
+        .select_related(*RELATED)
+        .get(id=rollout.id)
+    )
     if if_version is not None and if_version != rollout.event_count:
         raise StaleVersion
     return rollout, Moves(rollout, actor=actor, now=_database_now())

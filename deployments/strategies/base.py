@@ -13,6 +13,9 @@ import msgspec
 
 from deployments.domain.plan import WavePlan
 from deployments.domain.states import BatchState
+from deployments.errors import Invalid
+
+MAX_TARGETS = 1_000_000
 
 
 class TargetRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,3 +91,34 @@ class Strategy(Protocol):
 
     def next(self, batches: Sequence[BatchView], params: Params, now: datetime) -> Step:
         """Say what comes next when nothing has failed."""
+
+
+def check_common(params: Params, targets: int) -> None:
+    """Refuse values of the common parameters that make no sense for so many targets; raises Invalid."""
+    if params.max_unavailable != 0:
+        size(params.max_unavailable, targets, "max_unavailable")
+    bounded(params, "max_failures", 0, MAX_TARGETS)
+    for name in ("stage_attempts", "activate_attempts"):
+        bounded(params, name, 1, 20)
+    for name in ("stage_timeout_seconds", "activate_timeout_seconds"):
+        bounded(params, name, 1, 86_400)
+
+
+def bounded(params: Params, name: str, least: int, most: int) -> None:
+    """Raise Invalid naming the parameter unless its value lies between the bounds."""
+    if not least <= getattr(params, name) <= most:
+        raise Invalid(**{name: f"must lie between {least} and {most}"})
+
+
+def size(value: int | str, total: int, name: str) -> int:
+    """Read a count or a percentage of `total` (rounded down, at least 1); raises Invalid naming `name`."""
+    text = str(value).strip()
+    digits, percent = (text[:-1], True) if text.endswith("%") else (text, False)
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 7):
+        raise Invalid(**{name: f"{text[:20]!r} is neither a count nor a percentage like “25%”"})
+    number = int(digits)
+    if percent and not 1 <= number <= 100:
+        raise Invalid(**{name: f"{text!r} must lie between 1% and 100%"})
+    if not percent and not 1 <= number <= max(total, 1):
+        raise Invalid(**{name: f"{text!r} must lie between 1 and the number of targets ({total})"})
+    return max(1, total * number // 100) if percent else number

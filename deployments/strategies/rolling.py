@@ -7,7 +7,6 @@ from typing import Literal
 
 from deployments.domain.plan import BatchPlan, WavePlan
 from deployments.domain.states import BatchState
-from deployments.errors import Invalid
 from deployments.strategies.base import (
     Bake,
     BatchView,
@@ -18,7 +17,12 @@ from deployments.strategies.base import (
     Start,
     Step,
     TargetRef,
+    bounded,
+    check_common,
+    size,
 )
+
+MAX_BAKE_SECONDS = 7 * 86_400
 
 
 class RollingParams(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,21 +40,9 @@ class Rolling:
 
     def check(self, params: Params, targets: int) -> None:
         assert isinstance(params, RollingParams)
+        check_common(params, targets)
         size(params.batch, targets, "batch")
-        if params.max_unavailable != 0:
-            size(params.max_unavailable, targets, "max_unavailable")
-        for name in (
-            "bake_seconds",
-            "max_failures",
-        ):
-            if getattr(params, name) < 0:
-                raise Invalid(**{name: "must not be negative"})
-        for name in ("stage_attempts", "activate_attempts"):
-            if not 1 <= getattr(params, name) <= 20:
-                raise Invalid(**{name: "must lie between 1 and 20"})
-        for name in ("stage_timeout_seconds", "activate_timeout_seconds"):
-            if not 1 <= getattr(params, name) <= 86_400:
-                raise Invalid(**{name: "must lie between 1 second and a day"})
+        bounded(params, "bake_seconds", 0, MAX_BAKE_SECONDS)
 
     def lay_out(self, targets: Sequence[TargetRef], params: Params) -> tuple[WavePlan, ...]:
         assert isinstance(params, RollingParams)
@@ -81,20 +73,6 @@ class Rolling:
                 case _:
                     return Busy(batch.position)
         return Done()
-
-
-def size(value: int | str, total: int, name: str) -> int:
-    """Read a count or a percentage of `total` (rounded down, at least 1); raises Invalid naming `name`."""
-    text = str(value).strip()
-    digits, percent = (text[:-1], True) if text.endswith("%") else (text, False)
-    if not digits.isdigit():
-        raise Invalid(**{name: f"{value!r} is neither a count nor a percentage like “25%”"})
-    number = int(digits)
-    if percent and not 1 <= number <= 100:
-        raise Invalid(**{name: f"{value!r} must lie between 1% and 100%"})
-    if not percent and not 1 <= number <= max(total, 1):
-        raise Invalid(**{name: f"{value!r} must lie between 1 and the number of targets ({total})"})
-    return max(1, total * number // 100) if percent else number
 
 
 def _batches(targets: Sequence[TargetRef], count: int) -> tuple[BatchPlan, ...]:

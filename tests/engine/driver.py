@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+from django.utils import timezone
+
 from deployments import protocol
 from deployments.agents import inbox
 from deployments.domain.states import TASK_OPEN, RolloutState
 from deployments.engine.tick import tick
-from deployments.models import Rollout, RolloutTarget, Service, Target, Task
+from deployments.models import Agent, Rollout, RolloutTarget, Service, Target, Task
 from deployments.services.rollouts import start_rollout
 from tests.fixtures import Person, World
 
@@ -29,7 +31,12 @@ class Driver:
             reason="test",
         )
 
+    silent: bool = False
+    """Whether the agents have fallen silent; else they were heard of just before each tick."""
+
     def tick(self, rollout: Rollout) -> Rollout:
+        if not self.silent:
+            Agent.objects.update(last_seen_at=timezone.now())
         tick(rollout.id)
         rollout.refresh_from_db()
         return rollout

@@ -1,5 +1,6 @@
 """What people may do to a rollout, and what it does."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,11 +19,12 @@ from deployments.errors import (
     StaleVersion,
     TargetWithoutAgent,
 )
-from deployments.models import Batch, Event, Rollout, Service, Task
+from deployments.models import Agent, Batch, Event, Rollout, Service, Target, Task
 from deployments.services import rollouts
 from tests.engine.driver import Driver
 from tests.fixtures import Person, World
 
+HOUR = timedelta(hours=1)
 COMMANDS = [
     rollouts.pause_rollout,
     rollouts.resume_rollout,
@@ -85,7 +87,10 @@ def test_a_placeholder_without_a_value_is_found_before_the_start(world: World, o
         ({"batch": 13}, "number of targets"),
         ({"batch": "many"}, "neither a count nor a percentage"),
         ({"max_unavailable": 99}, "number of targets"),
-        ({"bake_seconds": -1}, "must not be negative"),
+        ({"bake_seconds": -1}, "must lie between 0 and"),
+        ({"bake_seconds": 10**15}, "must lie between 0 and"),
+        ({"batch": "²"}, "neither a count nor a percentage"),
+        ({"batch": "9" * 5000}, "neither a count nor a percentage"),
         ({"name": "teleport"}, "not known"),
         ({"bach": 3}, "bach"),
         ({"stage_attempts": 0}, "between 1 and 20"),
@@ -189,7 +194,7 @@ def test_there_is_no_way_back_from_the_first_release(driver: Driver, orders: Ser
 def test_only_the_newest_rollout_is_rolled_back(driver: Driver, orders: Service, owner: Person) -> None:
     old = driver.deployed(orders, "1.0")
     driver.deployed(orders, "1.1")
-    with pytest.raises(MoveNotAllowed, match="later rollout"):
+    with pytest.raises(MoveNotAllowed, match="came with another rollout"):
         rollouts.roll_back_rollout(actor=owner, rollout_id=old.id, reason="too late")
 
 
@@ -274,3 +279,63 @@ def test_the_plan_digest_names_what_will_happen(driver: Driver, orders: Service,
     rollouts.cancel_rollout(actor=owner, rollout_id=second.id, reason="x")
     third = driver.start(orders, "1.0", batch=1)
     assert third.plan.digest != first.plan.digest
+
+
+def test_resume_takes_up_a_target_that_failed_in_a_finished_batch(driver: Driver, orders: Service) -> None:
+    """It was staged again and never activated, and the rollout said that it had succeeded."""
+    driver.deployed(orders, "1.0")
+    rollout = driver.tick(driver.start(orders, "1.1", max_failures=1, bake_seconds=3600))
+    driver.answer(rollout, failing={"orders-01"}, kind="stage", code="digest_mismatch")
+    driver.finish(rollout)
+    rollouts.pause_rollout(actor=driver.actor, rollout_id=rollout.id, reason="look")
+    driver.finish(rollout)
+    rollouts.resume_rollout(actor=driver.actor, rollout_id=rollout.id, reason="go")
+    for _ in range(8):
+        Batch.objects.filter(rollout=rollout, state="baking").update(activated_at=rollout.created_at - HOUR)
+        driver.finish(rollout)
+    assert rollout.state == RolloutState.SUCCEEDED
+    assert set(driver.running(orders).values()) == {"1.1"}
+
+
+def test_resume_after_tolerated_and_other_failures_comes_to_an_end(driver: Driver, orders: Service) -> None:
+    """The planner went round and round over a failed batch that nobody reopened."""
+    driver.deployed(orders, "1.0")
+    rollout = driver.tick(driver.start(orders, "1.1", max_failures=1, on_failure="pause", batch=2))
+    driver.answer(rollout, failing={"orders-01"}, kind="stage", code="digest_mismatch")
+    driver.finish(rollout, failing={"orders-03"})
+    assert rollout.state == RolloutState.PAUSED
+    rollouts.resume_rollout(actor=driver.actor, rollout_id=rollout.id, reason="go")
+    driver.finish(rollout)
+    assert rollout.state == RolloutState.SUCCEEDED
+    assert set(driver.running(orders).values()) == {"1.1"}
+
+
+def test_a_rollout_that_put_itself_back_is_no_obstacle_on_the_way_further_back(
+    driver: Driver, orders: Service
+) -> None:
+    driver.deployed(orders, "1.0")
+    stands = driver.deployed(orders, "1.1")
+    broken = driver.finish(driver.start(orders, "1.2"), failing={"orders-01"})
+    assert broken.state == RolloutState.ROLLED_BACK
+    with pytest.raises(MoveNotAllowed, match=r"orders 1\.1"):
+        rollouts.roll_back_rollout(actor=driver.actor, rollout_id=broken.id, reason="back")
+    back = rollouts.roll_back_rollout(actor=driver.actor, rollout_id=stands.id, reason="back")
+    assert back.release.version == "1.0"
+    driver.finish(back)
+    with pytest.raises(NoStableRelease):
+        rollouts.roll_back_rollout(actor=driver.actor, rollout_id=back.id, reason="not to the bad one")
+
+
+def test_the_way_back_is_open_after_scaling_down(driver: Driver, orders: Service) -> None:
+    driver.deployed(orders, "1.0")
+    wide = driver.finish(driver.start(orders, "1.1", batch=12))
+    gone = Target.objects.filter(service=orders, name="orders-12").get()
+    Target.objects.filter(pk=gone.pk).update(service=driver.world.service("elsewhere", targets=0))
+    back = rollouts.roll_back_rollout(actor=driver.actor, rollout_id=wide.id, reason="back")
+    assert back.plan.body["params"]["batch"] == 11
+
+
+def test_targets_of_a_revoked_agent_are_named_before_the_start(driver: Driver, orders: Service) -> None:
+    Agent.objects.update(revoked_at="2026-01-01T00:00:00Z")
+    with pytest.raises(TargetWithoutAgent, match="orders-01"):
+        driver.start(orders, "1.0")

@@ -132,3 +132,26 @@ def test_ticks_of_eight_workers_at_once_give_each_task_once(driver: Driver, roll
     rollout.refresh_from_db()
     assert rollout.lease_owner == ""
     assert rollout.wake_again is False
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_report_does_not_wait_for_the_engine_nor_the_engine_for_it(
+    driver: Driver, rollout: Rollout
+) -> None:
+    """A report refers to the rollout whose row the engine holds; each waited for the other's target."""
+    driver.tick(rollout)
+    task = driver.open_tasks(rollout)[0]
+    held = lease.claim(rollout.id, ACTIVE_STATES)
+    assert held is not None
+    done = threading.Event()
+
+    def report() -> None:
+        driver.report(task)
+        connections.close_all()
+        done.set()
+
+    with transaction.atomic():
+        lease.guard(held)
+        threading.Thread(target=report).start()
+        assert done.wait(5), "the report waits for the engine's transaction"
+        lease.release(held)

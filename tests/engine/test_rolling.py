@@ -1,10 +1,11 @@
 """A rolling rollout from start to end, as the engine drives it."""
 
 from collections import Counter
+from datetime import timedelta
 
 from audit.models import Entry
 from deployments.domain.states import RolloutState
-from deployments.models import Batch, Event, Rollout, RolloutTarget, Service, Target, Task
+from deployments.models import Agent, Batch, Event, RolloutTarget, Service, Target, Task
 from tests.engine.driver import Driver
 
 
@@ -58,9 +59,9 @@ def test_a_target_that_falls_ill_in_the_bake_turns_the_rollout_round(driver: Dri
     rollout = driver.finish(driver.start(orders, "1.1", bake_seconds=3600))
     victim = RolloutTarget.objects.filter(rollout=rollout, state="healthy").select_related("target").first()
     assert victim is not None
-    Target.objects.filter(pk=victim.target_id).update(
-        health="unhealthy", reported_at=Rollout.objects.get(pk=rollout.pk).next_check_at
-    )
+    report = {"release_id": str(rollout.release_id)}
+    target = Target.objects.filter(pk=victim.target_id)
+    target.update(health="unhealthy", reported=report, reported_at=rollout.next_check_at)
     driver.finish(rollout)
     assert rollout.state == RolloutState.ROLLED_BACK
     assert victim.target.name in rollout.outcome
@@ -209,3 +210,75 @@ def test_the_request_that_made_a_rollout_is_named_in_all_that_follows(
     tasks = Task.objects.filter(rollout=rollout)
     assert set(tasks.values_list("request_id", flat=True)) == {"request-of-owner"}
     assert set(Entry.objects.values_list("request_id", flat=True)) == {"request-of-owner"}
+
+
+def test_a_late_report_on_the_release_before_turns_nothing_round(driver: Driver, orders: Service) -> None:
+    old = driver.deployed(orders, "1.0")
+    rollout = driver.finish(driver.start(orders, "1.1", bake_seconds=3600))
+    Target.objects.filter(service=orders).update(
+        health="unhealthy", reported={"release_id": str(old.release_id)}, reported_at=rollout.next_check_at
+    )
+    driver.tick(rollout)
+    assert rollout.state == RolloutState.RUNNING
+
+
+def test_a_target_that_cannot_be_put_back_does_not_hold_up_the_others(driver: Driver) -> None:
+    """Its failure counted against the limit of one, and the rollback never ended."""
+    service = driver.world.service("small", targets=4)
+    driver.deployed(service, "1.0")
+    rollout = driver.finish(driver.start(service, "1.1", batch=1, bake_seconds=0))
+    assert rollout.state == RolloutState.SUCCEEDED
+    rollout = driver.tick(driver.start(service, "1.2", batch=1))
+    driver.answer(rollout)
+    driver.answer(rollout)
+    victim = driver.open_tasks(rollout)[0].target.name
+    for _ in range(30):
+        for task in driver.open_tasks(rollout):
+            driver.report(task, "failed" if task.target.name == victim else "succeeded", code="exited")
+        RolloutTarget.objects.filter(rollout=rollout, retry_at__isnull=False).update(
+            retry_at=rollout.created_at
+        )
+        driver.tick(rollout)
+    assert rollout.state == RolloutState.FAILED
+    assert f"1 could not be put back and need a person: {victim}" in rollout.outcome
+    others = {name: version for name, version in driver.running(service).items() if name != victim}
+    assert set(others.values()) == {"1.1"}
+
+
+def test_a_silent_agent_is_waited_for_and_never_taken_for_healthy(driver: Driver, orders: Service) -> None:
+    driver.deployed(orders, "1.0")
+    rollout = driver.tick(driver.start(orders, "1.1"))
+    driver.answer(rollout)
+    driver.silent = True
+    Agent.objects.update(last_seen_at=rollout.created_at - timedelta(minutes=1))
+    driver.answer(rollout)
+    assert rollout.state == RolloutState.RUNNING
+    assert rollout.waiting_on["kind"] == "agent"
+    assert "agent-1" in rollout.waiting_on["sentence"]
+    assert Batch.objects.filter(rollout=rollout, state="pending").count() == 3
+    driver.silent = False
+    driver.finish(rollout)
+    assert rollout.state == RolloutState.SUCCEEDED
+
+
+def test_a_failed_target_that_has_recovered_gives_its_place_back(driver: Driver, orders: Service) -> None:
+    driver.deployed(orders, "1.0")
+    rollout = driver.tick(driver.start(orders, "1.1", max_failures=1, max_unavailable=1, batch=3))
+    driver.answer(rollout)
+    victim = driver.open_tasks(rollout)[0].target
+    driver.answer(rollout, failing={victim.name})
+    assert rollout.waiting_on["kind"] == "capacity"
+    Target.objects.filter(pk=victim.pk).update(health="healthy")
+    driver.finish(rollout)
+    assert rollout.state == RolloutState.SUCCEEDED
+
+
+def test_targets_that_were_not_staged_when_it_ended_are_not_shown_as_staging(
+    driver: Driver, orders: Service
+) -> None:
+    rollout = driver.tick(driver.start(orders, "1.0"))
+    tasks = driver.open_tasks(rollout)
+    driver.report(tasks[0], "failed", code="digest_mismatch")
+    driver.tick(rollout)
+    assert rollout.state == RolloutState.FAILED
+    assert Counter(driver.states(rollout).values()) == {"failed": 1, "pending": 11}

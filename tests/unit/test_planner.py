@@ -80,7 +80,8 @@ def begin(targets: int, params: dict[str, int | str | bool]) -> Snapshot:
                 reported_at=None,
                 error="",
                 agent="a",
-                agent_seen_at=None,
+                agent_silent=False,
+                reports_release=True,
             )
             for position, (_, batch) in enumerate(members)
             for target in batch
