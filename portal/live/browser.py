@@ -26,7 +26,6 @@ from portal.live.viewers import OpenSocket, Viewer, teams_of, viewer_of
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-LARGEST_NUMBER = 2**62
 
 
 class BrowserConsumer(AsyncConsumer):
@@ -143,6 +142,6 @@ async def _until_closed(receive: Receive) -> None:
 
 
 def _after(scope: dict[str, Any]) -> int:
-    """The browser's last number; what is no number counts as none."""
+    """The last number that the browser says it has; what is no number counts as none."""
     text = parse_qs(scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
-    return min(int(text), LARGEST_NUMBER) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0

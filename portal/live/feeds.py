@@ -22,6 +22,8 @@ Numbered = tuple[int, str]
 """An event's number and its JSON."""
 Read = Callable[[Mapping[UUID, int]], Awaitable[Mapping[UUID, Sequence[Numbered]]]]
 """Key -> last number that is known, to key -> what is newer, in order; at most PAGE of each."""
+Newest = Callable[[UUID], Awaitable[int]]
+"""Key -> the highest number that was given so far; 0 when none was."""
 
 PAGE = 500
 RETRY_SECONDS = 0.5
@@ -65,8 +67,9 @@ class Feed:
 class Feeds:
     """All streams of one kind."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, newest: Newest) -> None:
         self._read = read
+        self._newest = newest
         self._feeds: dict[UUID, Feed] = {}
         self._dirty: set[UUID] = set()
         self._wake = asyncio.Event()
@@ -95,14 +98,18 @@ class Feeds:
         self, key: UUID, outlet: Outlet, after: int, send_text: Callable[[str], Awaitable[None]]
     ) -> Watcher:
         """Send what is newer than `after`, at the pace of the reader, then let the socket join the feed."""
-        watcher = Watcher(outlet, after)
+        # `after` is what a browser says: beyond the newest number it would put the feed, and with it
+        # everybody else who watches, ahead of all events to come.
+        watcher = Watcher(outlet, min(after, await self._newest(key)) if after else 0)
         while True:
+            known = self._feeds[key].last if key in self._feeds else 0
             page = (await self._read({key: watcher.position})).get(key, ())
             if page:
                 await send_text(message([text for _, text in page]))
                 watcher.position = page[-1][0]
             feed = self._feeds.get(key)
-            if len(page) == PAGE or (feed is not None and watcher.position < feed.last):
+            # What the feed had before this read, the read had too: only what it got since is lacking.
+            if len(page) == PAGE or (feed is not None and watcher.position < feed.last != known):
                 continue
             if feed is None:
                 feed = self._feeds[key] = Feed(watcher.position)

@@ -27,6 +27,9 @@ LOGS = """
         ORDER BY id LIMIT %s) AS chunk
     ORDER BY known.id, chunk.id
 """
+# Numbers begin at 1 in each rollout and are counted in its row; a target's are those of its chunks' rows.
+NEWEST_EVENT = "SELECT event_count FROM deployments_rollout WHERE id = %s"
+NEWEST_LOG = "SELECT max(id) FROM deployments_logchunk WHERE target_id = %s"
 TARGETS = """
     SELECT target.id, jsonb_build_object(
         'kind', 'target', 'at', target.reported_at, 'data', jsonb_build_object(
@@ -66,6 +69,16 @@ def logs_after(lasts: Mapping[UUID, int]) -> dict[UUID, list[Numbered]]:
     return _numbered(LOGS, lasts)
 
 
+def newest_event(rollout_id: UUID) -> int:
+    """The number of the rollout's newest event; 0 without any."""
+    return _newest(NEWEST_EVENT, rollout_id)
+
+
+def newest_log(target_id: UUID) -> int:
+    """The number of the target's newest log chunk; 0 without any."""
+    return _newest(NEWEST_LOG, target_id)
+
+
 def targets(ids: list[UUID]) -> list[tuple[UUID, str]]:
     """What these targets look like now, as events without a number."""
     with connection.cursor() as cursor:
@@ -90,6 +103,13 @@ def changes(rollout_ids: list[UUID], target_ids: list[UUID]) -> list[Change]:
                 if (service, environment) not in told
             ]
     return found
+
+
+def _newest(statement: str, key: UUID) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [key])
+        row = cursor.fetchone()
+    return (row and row[0]) or 0
 
 
 def _numbered(statement: str, lasts: Mapping[UUID, int]) -> dict[UUID, list[Numbered]]:

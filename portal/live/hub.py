@@ -17,8 +17,14 @@ logger = structlog.get_logger(__name__)
 class Hub:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.rollouts = Feeds(lambda lasts: database.run(history.events_after, lasts))
-        self.targets = Feeds(lambda lasts: database.run(history.logs_after, lasts))
+        self.rollouts = Feeds(
+            lambda lasts: database.run(history.events_after, lasts),
+            lambda rollout_id: database.run(history.newest_event, rollout_id),
+        )
+        self.targets = Feeds(
+            lambda lasts: database.run(history.logs_after, lasts),
+            lambda target_id: database.run(history.newest_log, target_id),
+        )
         self.overview = Overview(lambda rollouts, targets: database.run(history.changes, rollouts, targets))
         self._changed_targets: set[UUID] = set()
         self._target_changed = asyncio.Event()

@@ -168,6 +168,25 @@ def test_strange_numbers_count_as_none(
         assert browse(web, f"/live/rollouts/{rollout.id}/?after={after}", owner).read()[0]["n"] == 1
 
 
+@pytest.mark.parametrize("of", ["rollouts", "targets"])
+def test_a_number_from_the_future_counts_as_the_newest(
+    of: str, web: WebServer, catalog: World, rollout: Rollout, owner: Person, viewer: Person, browse: Browse
+) -> None:
+    target = Target.objects.get(name="orders-01")
+    subject = rollout if of == "rollouts" else target
+
+    def happen() -> None:
+        note(rollout)
+        logs.append([(catalog.agent.id, protocol.LogChunk(target_id=str(target.id), text="x"))])
+
+    happen()
+    liar = browse(web, f"/live/{of}/{subject.id}/?after={2**62}", viewer)
+    eventually(lambda: happen() or _hears(liar))  # type: ignore[func-returns-value]
+    honest = browse(web, f"/live/{of}/{subject.id}/", owner)
+    honest.until(has(liar.numbers()[-1]))
+    assert len(honest.events) > len(liar.events)
+
+
 def test_an_overview_hears_of_its_own_services_only(
     web: WebServer, catalog: World, rollout: Rollout, owner: Person, outsider: Person, browse: Browse
 ) -> None:

@@ -59,6 +59,9 @@ class Rows:
         await asyncio.sleep(0)
         return {KEY: found} if found else {}
 
+    async def newest(self, _key: UUID) -> int:
+        return self.last
+
     def commit(self, count: int = 1) -> None:
         self.last += count
 
@@ -79,7 +82,7 @@ async def soon() -> None:
 
 async def test_what_is_committed_while_the_first_watcher_joins_is_not_missed() -> None:
     rows, wire = Rows(), Wire()
-    feeds = Feeds(rows.read)
+    feeds = Feeds(rows.read, rows.newest)
     rows.commit(3)
 
     def commit_once() -> None:
@@ -96,7 +99,7 @@ async def test_what_is_committed_while_the_first_watcher_joins_is_not_missed() -
 
 async def test_what_the_feed_reads_while_another_joins_reaches_both_once() -> None:
     rows, first, second = Rows(), Wire(), Wire()
-    feeds = Feeds(rows.read)
+    feeds = Feeds(rows.read, rows.newest)
     with running(feeds.run()):
         await feeds.join(KEY, Outlet(first.send), 0, first.send_text)
         rows.commit(2)
@@ -117,7 +120,7 @@ async def test_what_the_feed_reads_while_another_joins_reaches_both_once() -> No
 
 async def test_a_watcher_that_is_ahead_of_the_feed_gets_only_what_it_lacks() -> None:
     rows, behind, ahead = Rows(), Wire(), Wire()
-    feeds = Feeds(rows.read)
+    feeds = Feeds(rows.read, rows.newest)
     await feeds.join(KEY, Outlet(behind.send), 0, behind.send_text)
     rows.commit(2)
     await feeds.join(KEY, Outlet(ahead.send), 0, ahead.send_text)
@@ -129,9 +132,35 @@ async def test_a_watcher_that_is_ahead_of_the_feed_gets_only_what_it_lacks() -> 
     assert behind.texts() == ['{"events":[{"n":1},{"n":2},{"n":3}]}']
 
 
+async def test_a_number_from_the_future_holds_nobody_up() -> None:
+    rows, liar, honest = Rows(), Wire(), Wire()
+    feeds = Feeds(rows.read, rows.newest)
+    rows.commit(2)
+    async with asyncio.timeout(5):
+        await feeds.join(KEY, Outlet(liar.send), 2**62, liar.send_text)
+        await feeds.join(KEY, Outlet(honest.send), 0, honest.send_text)
+    rows.commit()
+    with running(feeds.run()):
+        feeds.changed(KEY)
+        await soon()
+    assert liar.numbers() == [3]
+    assert honest.numbers() == [1, 2, 3]
+
+
+async def test_a_stream_that_lost_its_end_can_still_be_joined() -> None:
+    rows, early, late = Rows(), Wire(), Wire()
+    feeds = Feeds(rows.read, rows.newest)
+    rows.commit(3)
+    await feeds.join(KEY, Outlet(early.send), 0, early.send_text)
+    rows.last = 1  # as after a restored database
+    async with asyncio.timeout(5):
+        await feeds.join(KEY, Outlet(late.send), 0, late.send_text)
+    assert late.numbers() == [1]
+
+
 async def test_more_than_a_page_is_delivered_without_another_wake_up() -> None:
     rows, wire = Rows(), Wire()
-    feeds = Feeds(rows.read)
+    feeds = Feeds(rows.read, rows.newest)
     await feeds.join(KEY, Outlet(wire.send), 0, wire.send_text)
     rows.commit(1300)
     with running(feeds.run()):
@@ -143,7 +172,7 @@ async def test_more_than_a_page_is_delivered_without_another_wake_up() -> None:
 async def test_a_failed_read_is_tried_again(monkeypatch: Any) -> None:
     monkeypatch.setattr("portal.live.feeds.RETRY_SECONDS", 0)
     rows, wire = Rows(), Wire()
-    feeds = Feeds(rows.read)
+    feeds = Feeds(rows.read, rows.newest)
     await feeds.join(KEY, Outlet(wire.send), 0, wire.send_text)
     rows.commit()
 
@@ -160,7 +189,7 @@ async def test_a_failed_read_is_tried_again(monkeypatch: Any) -> None:
 
 async def test_nothing_is_kept_of_a_stream_that_nobody_watches() -> None:
     rows, wire = Rows(), Wire()
-    feeds = Feeds(rows.read)
+    feeds = Feeds(rows.read, rows.newest)
     watcher = await feeds.join(KEY, Outlet(wire.send), 0, wire.send_text)
     assert feeds.is_watched(KEY)
     feeds.leave(KEY, watcher)
