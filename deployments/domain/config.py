@@ -16,9 +16,14 @@ from deployments.errors import Invalid
 from deployments.protocol import HealthSpec, ProcessSpec
 
 PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
-SECRET = re.compile(r"^secret:vault:(?P<path>[A-Za-z0-9_\-./]+)#(?P<key>[A-Za-z0-9_\-.]+)$")
+# No segment is empty or begins with a dot: `..` would lead out of the mount to whatever Slipway may read.
+_SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+_SECRET_PATH = rf"{_SEGMENT}(?:/{_SEGMENT})*"
+SECRET = re.compile(rf"secret:vault:(?P<path>{_SECRET_PATH})#(?P<key>[A-Za-z0-9_.-]+)")
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 MAX_CONFIG_BYTES = 128 * 1024
+MAX_RESOLVED_BYTES = 96 * 1024
+"""Environment, files and command of one target: with its envelope it has to fit into a frame."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,7 +103,7 @@ def resolve(
 ) -> ResolvedConfig:
     """Merge and fill in; `facts` maps placeholder names (`target.port`) to values.
 
-    Raises Invalid when a placeholder has no value for this target.
+    Raises Invalid when a placeholder has no value for this target, or what it gets is too large to send.
     """
     body = _parse(merge(base, overlay), where)
 
@@ -115,9 +120,10 @@ def resolve(
         return PLACEHOLDER.sub(one, text)
 
     port = fill(str(body.health.port))
-    if not port.isdigit():
-        raise Invalid(f"{where}: health.port must be a number, not {port!r}")
-    return ResolvedConfig(
+    # isdigit alone takes "²", and int() refuses thousands of digits.
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise Invalid(f"{where}: health.port must be a number from 0 to 65535, not {port[:100]!r}")
+    resolved = ResolvedConfig(
         runtime=body.runtime,
         env={name: fill(value) for name, value in body.env.items()},
         files={name: fill(value) for name, value in body.files.items()},
@@ -139,13 +145,20 @@ def resolve(
             deadline_seconds=body.health.deadline_seconds,
         ),
     )
+    _check_size(resolved, where)
+    return resolved
+
+
+def is_secret_path(path: str) -> bool:
+    """Whether this is a plain path below the mount: no empty segment, no `.` or `..`, no outer slash."""
+    return re.fullmatch(_SECRET_PATH, path) is not None
 
 
 def secret_refs(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield (path, key) of every secret reference in the environment values."""
     for value in env.values():
         for match in PLACEHOLDER.finditer(value):
-            if found := SECRET.match(match.group(1)):
+            if found := SECRET.fullmatch(match.group(1)):
                 yield found["path"], found["key"]
 
 
@@ -179,10 +192,24 @@ def _check(body: ConfigBody, where: str) -> None:
             inner = match.group(1)
             if not inner.startswith("secret:"):
                 continue
-            if not SECRET.match(inner):
-                raise Invalid(f"{where}: {name}: write a secret as ${{secret:vault:PATH#KEY}}")
+            if not SECRET.fullmatch(inner):
+                raise Invalid(
+                    f"{where}: {name}: write a secret as ${{secret:vault:PATH#KEY}}, "
+                    "no part of the path empty or with a dot in front"
+                )
             if not name.startswith("env."):
                 raise Invalid(f"{where}: {name}: secrets are allowed in env only")
+
+
+def _check_size(resolved: ResolvedConfig, where: str) -> None:
+    pairs = (*resolved.env.items(), *resolved.files.items())
+    texts = (*(text for pair in pairs for text in pair), *resolved.process.command, *resolved.health.command)
+    size = sum(len(text.encode()) for text in texts)
+    if size > MAX_RESOLVED_BYTES:
+        raise Invalid(
+            f"{where}: env, files and command have {size} bytes, filled in, of at most {MAX_RESOLVED_BYTES}. "
+            "Shorten them, or put large files into the artifact."
+        )
 
 
 def _texts(body: ConfigBody) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ import requests
 from django.conf import settings
 from hvac import exceptions as refusals
 
+from deployments.domain.config import is_secret_path
 from deployments.errors import SecretUnavailable
 
 WRAP_SECONDS = 120
@@ -36,6 +37,9 @@ class Vault:
 
     def lease(self, path: str) -> str:
         env = settings.SLIPWAY
+        if not is_secret_path(path):
+            # The HTTP client resolves `..`: asked for as it is, it would lead out of the mount.
+            raise SecretUnavailable(f"{path!r} is not the path of a secret. Correct the configuration.")
         if not env.vault_addr:
             raise SecretUnavailable(
                 f"The secret {path} cannot be read: no secret server is configured. "
@@ -75,12 +79,18 @@ class Vault:
             ) from None
 
     def _wrapped(self, path: str, token: str) -> str:
+        asked = f"{settings.SLIPWAY.vault_mount}/data/{path}"
         answer = self._client(token).read(  # type: ignore[no-untyped-call]
-            f"{settings.SLIPWAY.vault_mount}/data/{path}", wrap_ttl=f"{WRAP_SECONDS}s"
+            asked, wrap_ttl=f"{WRAP_SECONDS}s"
         )
         wrapping: Any = (answer or {}).get("wrap_info") or {}
         if not wrapping.get("token"):
             raise refusals.InvalidPath
+        if wrapping.get("creation_path") != asked:
+            raise SecretUnavailable(
+                f"The secret {path} cannot be read: the secret server wrapped something else. "
+                "Check SLIPWAY_VAULT_MOUNT."
+            )
         return str(wrapping["token"])
 
     def _signed_in(self, *, anew: bool = False) -> str:

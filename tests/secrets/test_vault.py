@@ -62,6 +62,30 @@ def test_an_ending_sign_in_is_made_anew_in_time(configured):
     assert vault._token != first
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../auth/token/lookup-self",
+        "shop/../other/bills/db",
+        "./shop",
+        "/shop",
+        "shop/",
+        "shop//db",
+        "",
+        "a\n",
+    ],
+)
+def test_only_a_plain_path_is_asked_for(configured, monkeypatch, path):
+    monkeypatch.setattr(Vault, "_wrapped", lambda *_: pytest.fail("the secret server was asked"))
+    assert "is not the path of a secret" in refusal(path)
+
+
+def test_a_token_that_stands_for_something_else_is_not_handed_out(configured, monkeypatch):
+    """Were a path to get through, Vault itself says what it wrapped."""
+    monkeypatch.setattr("deployments.secrets.vault.is_secret_path", lambda _: True)
+    assert "wrapped something else" in refusal("../../auth/token/lookup-self")
+
+
 def refusal(path: str = PATH) -> str:
     with pytest.raises(SecretUnavailable) as refused:
         Vault().lease(path)
