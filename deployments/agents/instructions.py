@@ -8,6 +8,7 @@ from uuid import UUID
 from deployments import protocol
 from deployments.agents.signing import sign
 from deployments.domain import config
+from deployments.errors import Invalid
 from deployments.models import Release, Task
 
 
@@ -48,8 +49,18 @@ def load_releases(ids: Collection[UUID]) -> dict[UUID, Release]:
 
 
 def frame(task: OpenTask, releases: Mapping[UUID, Release]) -> str:
-    """Return the signed frame for `task`. Raises Invalid when its configuration has no value here."""
-    return sign(_instruction(task, releases))
+    """Return the signed frame for `task`.
+
+    Raises Invalid when its configuration has no value here, or makes a frame that the agent would not
+    take: it would end the connection that all its targets share, again at each attempt.
+    """
+    text = sign(_instruction(task, releases))
+    if (size := len(text.encode())) > protocol.MAX_FRAME_BYTES:
+        raise Invalid(
+            f"The configuration of {task.target_name} is too large to send: {size} bytes of at most "
+            f"{protocol.MAX_FRAME_BYTES}. Shorten its values, or put large files into the artifact."
+        )
+    return text
 
 
 def _instruction(task: OpenTask, releases: Mapping[UUID, Release]) -> protocol.AnyInstruction:

@@ -13,7 +13,7 @@ from deployments.agents import outbox, signing
 from deployments.domain.states import TASK_OPEN
 from deployments.models import Rollout, Service, Target, Task, TaskReport
 from tests.engine.driver import Driver
-from tests.fixtures import Person, World
+from tests.fixtures import CONFIG, Person, World
 
 
 @pytest.fixture
@@ -73,9 +73,34 @@ def test_tasks_that_ended_or_expired_are_not_sent(rollout: Rollout, world: World
 def test_an_agent_that_connected_anew_gets_its_open_tasks_again(rollout: Rollout, world: World) -> None:
     before = outbox.take([world.agent.id])
     Task.objects.filter(pk=before[0][1]).update(state="succeeded")
-    again = [task_id for _, task_id, _ in outbox.resend([world.agent.id])]
+    again = [task_id for _, task_id, _ in outbox.resend([world.agent.id])[0]]
     assert again == [task_id for _, task_id, _ in before[1:]]
     assert outbox.take([world.agent.id]) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_the_engine_holds_is_not_waited_for_and_sent_when_asked_for_again(
+    rollout: Rollout, world: World
+) -> None:
+    before = [task_id for _, task_id, _ in outbox.take([world.agent.id])]
+    elsewhere = connection.copy()
+    try:
+        elsewhere.set_autocommit(False)
+        with elsewhere.cursor() as cursor:
+            cursor.execute("SELECT FROM deployments_task WHERE id = %s FOR UPDATE", [before[0]])
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '2s'")
+        frames, skipped = outbox.resend([world.agent.id])
+        elsewhere.rollback()
+    finally:
+        elsewhere.close()
+        with connection.cursor() as cursor:
+            cursor.execute("RESET lock_timeout")
+    assert [task_id for _, task_id, _ in frames] == before[1:]
+    assert skipped == {world.agent.id}
+    frames, skipped = outbox.resend([world.agent.id])
+    assert [task_id for _, task_id, _ in frames] == before
+    assert skipped == set()
 
 
 def test_what_was_sent_before_the_connection_is_taken_again(rollout: Rollout, world: World) -> None:
@@ -109,6 +134,18 @@ def test_the_environments_overlay_and_the_targets_variables_are_filled_in(
     }
     assert first.release.service == "orders"
     assert first.release.artifact.size_bytes == len(b"orders 2.0")
+
+
+def test_a_configuration_too_large_for_a_frame_is_answered_and_not_sent(
+    catalog: World, driver: Driver, orders: Service
+) -> None:
+    """Small enough when it is filled in; escaped twice, as JSON within JSON, it is not."""
+    catalog.release(orders, "2.0", base=CONFIG | {"files": {"quotes": '"' * 90_000}})
+    driver.tick(driver.start(orders, "2.0"))
+    assert outbox.take([catalog.agent.id]) == []
+    reports = list(TaskReport.objects.all())
+    assert {report.code for report in reports} == {"invalid_config"}
+    assert f"at most {protocol.MAX_FRAME_BYTES}. Shorten" in reports[0].message
 
 
 def test_the_kinds_of_tasks_become_the_kinds_of_instructions(rollout: Rollout, world: World) -> None:
