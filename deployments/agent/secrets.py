@@ -6,7 +6,7 @@ error here is made from fixed words and `from None`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,6 +17,7 @@ from deployments.agent.identity import Identity
 from deployments.agent.work import on_network
 
 _REFERENCE = re.compile(r"\$\{secret:([^}]*)\}")
+_REFERENCES = re.compile(r"(?:\$\{secret:[^}]*\})+")
 MIN_REDACTED = 4
 """A value shorter than this is not looked for in logs: it would blacken every other word."""
 
@@ -26,12 +27,54 @@ class _Leases(msgspec.Struct, frozen=True):
     leases: dict[str, str]
 
 
-class _Unwrapped(msgspec.Struct, frozen=True):
+class _Version(msgspec.Struct, frozen=True):
     data: dict[str, object]
+
+
+class _Unwrapped(msgspec.Struct, frozen=True):
+    """A wrapped read of a key-value store, version 2: anything else that was wrapped is not a secret."""
+
+    data: _Version
 
 
 def has_references(env: Mapping[str, str]) -> bool:
     return any(_REFERENCE.search(value) for value in env.values())
+
+
+def values_within(templates: Mapping[str, str], env: Mapping[str, str]) -> tuple[str, ...]:
+    """What to blacken of a process that an earlier agent gave `env`, made from `templates`.
+
+    That is each value with a reference as a whole, and the secrets cut out of it: a service may print either.
+    """
+    found: list[str] = []
+    for name, template in templates.items():
+        if name in env and has_references({name: template}):
+            found += [env[name], *_cut(template, env[name])]
+    return _redactable(found)
+
+
+def _cut(template: str, value: str) -> Iterator[str]:
+    """What stands in `value` where `template` has references; adjacent ones count as one.
+
+    A secret may hold the text that stands between two references, so both outermost readings are given.
+    """
+    head, *between, tail = _REFERENCES.split(template)
+    if not value.startswith(head) or not value.endswith(tail):
+        return
+    from_left = from_right = value[len(head) : len(value) - len(tail)]
+    for text in between:
+        secret, _, from_left = from_left.partition(text)
+        yield secret
+    yield from_left
+    for text in reversed(between):
+        from_right, _, secret = from_right.rpartition(text)
+        yield secret
+    yield from_right
+
+
+def _redactable(values: Iterable[str]) -> tuple[str, ...]:
+    """Longest first: what is part of another must not break that one up before it is found."""
+    return tuple(sorted({value for value in values if len(value) >= MIN_REDACTED}, key=len, reverse=True))
 
 
 class SecretSource:
@@ -63,7 +106,7 @@ class SecretSource:
         resolved = {
             name: _REFERENCE.sub(lambda match: values[match[1]], value) for name, value in env.items()
         }
-        return resolved, tuple(value for value in values.values() if len(value) >= MIN_REDACTED)
+        return resolved, _redactable(values.values())
 
     async def _leases(self, task_id: str) -> _Leases:
         path = f"/agent/v1/tasks/{task_id}/secrets"
@@ -117,10 +160,14 @@ async def _unwrap(granted: _Leases, path: str) -> dict[str, object]:
     try:
         answer = await on_network(http.call, "POST", url, {"X-Vault-Token": token}, b"")
         if answer.status == 200:
-            data = msgspec.json.decode(answer.body, type=_Unwrapped).data
-            inner = data.get("data")
-            return inner if isinstance(inner, dict) else data
-    except (http.Unreachable, msgspec.DecodeError):
+            return msgspec.json.decode(answer.body, type=_Unwrapped).data.data
+    except msgspec.DecodeError:
+        raise TaskFailure(
+            "secret_unavailable",
+            f"The secret server's answer for {path} is not a secret of a key-value store, version 2. "
+            "Check the path and SLIPWAY_VAULT_MOUNT.",
+        ) from None
+    except http.Unreachable:
         answer = None
     status = f"answered {answer.status}" if answer else "could not be reached"
     raise TaskFailure(

@@ -26,7 +26,7 @@ from deployments.agent.health.monitor import Monitor
 from deployments.agent.releases import CONFIG, Releases
 from deployments.agent.runtimes import registry
 from deployments.agent.runtimes.base import Found, Instance, Launch
-from deployments.agent.secrets import SecretSource, has_references
+from deployments.agent.secrets import SecretSource, values_within
 from deployments.agent.state import prepare, write_atomic
 from deployments.agent.work import on_disk, uninterrupted
 
@@ -298,9 +298,7 @@ class Supervisor:
 
     def _watch_adopted(self, spec: protocol.ReleaseSpec, pid: int) -> None:
         env = children.environment_of(pid)
-        self.secret_values = tuple(
-            env[name] for name, value in spec.env.items() if name in env and has_references({name: value})
-        )
+        self.secret_values = values_within(spec.env, env)
         try:
             cwd = self.releases.working_directory(spec)
         except TaskFailure:

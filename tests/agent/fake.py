@@ -62,6 +62,8 @@ class FakeControlPlane:
         self.wrapping_tokens: dict[str, str] = {}
         self.secret_requests: list[str] = []
         self.secrets_down = False
+        self.flat_secrets = False
+        """What is unwrapped is not a secret of a key-value store, version 2."""
         self.requests: Counter[str] = Counter()
         self.connection: ServerConnection | None = None
         self._changed = asyncio.Event()
@@ -262,7 +264,8 @@ class FakeControlPlane:
             if secret is None:
                 _reply(writer, 400, {"errors": ["wrapping token is not valid or does not exist"]})
             else:
-                _reply(writer, 200, {"data": {"data": self.secrets[secret], "metadata": {}}})
+                values = self.secrets[secret]
+                _reply(writer, 200, {"data": values if self.flat_secrets else {"data": values}})
         else:
             _reply(writer, 404, {})
         await writer.drain()

@@ -4,8 +4,11 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
+from deployments.agent.secrets import values_within
 from tests.agent.fake import FakeControlPlane
-from tests.agent.programs import AgentProgram, alive, get, web_release
+from tests.agent.programs import AgentProgram, alive, get, release, tar, web_release
 
 VALUE = "tr0ub4dor-and-3-horses"
 ENV = {
@@ -82,6 +85,68 @@ async def test_a_crash_after_the_agents_restart_asks_again_with_the_task_of_the_
     await plane.until(lambda: plane.target().restarts == 1 and plane.target().health == "healthy")
     assert eval(await get(port, "/env"))["API_KEY"] == VALUE
     assert plane.secret_requests == [activation.task_id] * 2
+
+
+async def test_after_the_agents_restart_the_bare_secret_is_blackened_too(
+    plane: FakeControlPlane, agent: AgentProgram, port: int
+) -> None:
+    plane.secrets["shop/db"] = {"password": VALUE}
+    program = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print("
+        "'password', os.environ['DATABASE_URL'].split(':')[2].split('@')[0], flush=True))\n"
+        "while True: time.sleep(0.05)\n"
+    )
+    env = {"DATABASE_URL": ENV["DATABASE_URL"]}
+    spec = release(plane.add(tar({"leaky.py": program})), ("python3", "-S", "-E", "leaky.py"), env=env)
+    assert (await plane.do(plane.activate(spec))).status == "succeeded"
+    await plane.until(lambda: plane.target().pid > 0)
+    await agent.kill()
+    await agent.start()
+    await plane.until(lambda: plane.target().health == "healthy", "it is adopted")
+    os.kill(plane.target().pid, signal.SIGUSR1)
+    await plane.until(lambda: any("password" in chunk.text for chunk in plane.logs), "a log comes")
+    assert any("password [secret]" in chunk.text for chunk in plane.logs)
+    assert not any(VALUE in frame for frame in plane.frames)
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "found"),
+    [
+        ("${secret:vault:a#b}", "hunter22", {"hunter22"}),
+        ("u:${secret:vault:a#b}@h", "u:hunter22@h", {"u:hunter22@h", "hunter22"}),
+        ("(${secret:vault:a#b}).*", "(a+b+c+d).*", {"(a+b+c+d).*", "a+b+c+d"}),
+        ("${secret:vault:a#u}:${secret:vault:a#p}@h", "user:pass@h", {"user:pass@h", "user", "pass"}),
+        (
+            "${secret:vault:a#u}:${secret:vault:a#p}",
+            "user:pass:word",
+            {"user:pass:word", "user", "pass:word", "user:pass", "word"},
+        ),
+        ("${secret:vault:a#u}${secret:vault:a#p}@h", "userpass@h", {"userpass@h", "userpass"}),
+        ("u:${secret:vault:a#b}@h", "changed since", {"changed since"}),
+        ("plain", "plain", set()),
+        ("x${secret:vault:a#b}", "xabc", {"xabc"}),
+    ],
+)
+def test_secrets_are_cut_out_of_the_environment_of_what_runs(
+    template: str, value: str, found: set[str]
+) -> None:
+    values = values_within({"A": template, "ABSENT": template}, {"A": value})
+    assert set(values) == found
+    assert list(values) == sorted(values, key=len, reverse=True)
+
+
+async def test_what_is_not_a_secret_of_a_key_value_store_is_refused(
+    plane: FakeControlPlane, agent: AgentProgram, port: int
+) -> None:
+    """As a wrapped look at a token would be, or a secret of version 1."""
+    plane.secrets["shop/db"] = {"id": VALUE}
+    plane.flat_secrets = True
+    env = {"TOKEN": "${secret:vault:shop/db#id}"}
+    report = await plane.do(plane.activate(web_release(plane, port, env=env)))
+    assert (report.status, report.code) == ("failed", "secret_unavailable")
+    assert "version 2" in report.message
+    assert not any(VALUE in frame for frame in plane.frames)
 
 
 async def test_secrets_that_cannot_be_had_leave_the_old_release_serving(
