@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from deployments.domain import secret_paths
+
 T = TypeVar("T")
 C = TypeVar("C", bound=StrEnum)
 
@@ -67,6 +69,7 @@ class Environment:
     vault_role_id: str
     vault_secret_id: str = dataclasses.field(repr=False)
     vault_mount: str
+    vault_path_template: str
     log_format: LogFormat
     log_level: LogLevel
     heartbeat_seconds: int
@@ -106,7 +109,8 @@ def read(environ: Mapping[str, str], *, checkout: Path = CHECKOUT) -> Environmen
         vault_agent_addr=source.text("SLIPWAY_VAULT_AGENT_ADDR", default=vault_addr).rstrip("/"),
         vault_role_id=source.text("SLIPWAY_VAULT_ROLE_ID"),
         vault_secret_id=source.secret("SLIPWAY_VAULT_SECRET_ID"),
-        vault_mount=source.text("SLIPWAY_VAULT_MOUNT", default="secret"),
+        vault_mount=source.text("SLIPWAY_VAULT_MOUNT", default="secret").strip("/"),
+        vault_path_template=source.path_template("SLIPWAY_VAULT_PATH_TEMPLATE", default="{team}/{service}"),
         log_format=source.choice("SLIPWAY_LOG_FORMAT", LogFormat, default=LogFormat.AUTO),
         log_level=source.choice("SLIPWAY_LOG_LEVEL", LogLevel, default=LogLevel.INFO),
         heartbeat_seconds=source.integer("SLIPWAY_HEARTBEAT_SECONDS", default=10, minimum=1),
@@ -170,6 +174,18 @@ class _Source:
             return text.rstrip("/")
 
         return self._parsed(name, parse, default, "set it to http(s)://HOST[:PORT], without a path")
+
+    def path_template(self, name: str, *, default: str) -> str:
+        """Set to nothing is not the same as not set: it lifts the restriction."""
+
+        def parse(text: str) -> str:
+            if not secret_paths.is_template(text):
+                raise ValueError
+            return text
+
+        remedy = "set it to a path without outer slashes, at most one of {team}, {service} and {environment} "
+        remedy += "between two slashes"
+        return self._parsed(name, parse, "" if name in self._environ else default, remedy)
 
     def secret(self, name: str, *, fallback: Path | None = None) -> str:
         """The value, or the content of `NAME_FILE`, or of `fallback` where that exists, or ""."""

@@ -121,12 +121,15 @@ def revoke_agent(*, actor: Actor, agent_id: UUID, reason: str) -> Agent:
 
 
 def lease_secrets(*, actor: Actor, agent: Agent, task_id: UUID) -> dict[str, str]:
-    """Path -> wrapping token for what the task's release refers to; raises NotFound, SecretUnavailable.
+    """Path -> wrapping token for what the task's release refers to.
 
-    An agent gets them for a task that it works on, and to start again what it was last told to run. The
-    secret server is asked outside any transaction; without the audit entry nothing is handed out.
+    Raises NotFound, SecretUnavailable, and Invalid for a secret that is not the service's own. An agent gets
+    them for a task that it works on, and to start again what it was last told to run. The secret server is
+    asked outside any transaction; without the audit entry nothing is handed out.
     """
-    tasks = Task.objects.select_related("release__config", "rollout__environment", "target")
+    tasks = Task.objects.select_related(
+        "release__config", "rollout__environment", "rollout__service__team", "target"
+    )
     task = tasks.filter(pk=task_id, agent=agent).first()
     if task is None or not (task.state in TASK_OPEN or _is_what_runs(task)):
         raise NotFound

@@ -12,7 +12,7 @@ from django.db.models import Max, Q
 
 from deployments import access, events
 from deployments.artifacts import store
-from deployments.domain import canonical, config
+from deployments.domain import canonical, config, secret_paths
 from deployments.domain.actor import Actor
 from deployments.errors import AlreadyExists, Invalid
 from deployments.models import Artifact, ArtifactUpload, ConfigSnapshot, Environment, Release, Service
@@ -84,6 +84,7 @@ def create_config(
     digest = _digest(body)
     config.validate(body["base"], body["overlays"])
     _check_environments(body["overlays"])
+    _check_secrets(service, body["base"], body["overlays"])
     # Under the service's lock: numbers have no gaps, and the same content is never kept twice.
     Service.objects.select_for_update(no_key=True).get(pk=service.pk)
     if known := service.configs.filter(digest=digest).first():
@@ -191,6 +192,20 @@ def _check_environments(overlays: Mapping[str, Any]) -> None:
             overlays=f"There is no environment {', '.join(unknown)}. "
             f"Known: {', '.join(sorted(known)) or 'none yet'}."
         )
+
+
+def _check_secrets(service: Service, base: Mapping[str, Any], overlays: Mapping[str, Any]) -> None:
+    """Refuse secrets that are not the service's own, in the base and under each overlay.
+
+    Where the place depends on the environment the base alone has none: it is checked when it is leased.
+    """
+    template = settings.SLIPWAY.vault_path_template
+    names = {"team": service.team.name, "service": service.name}
+    if not secret_paths.depends_on_environment(template):
+        secret_paths.check(secret_paths.named_in(base, {}), secret_paths.prefix(template, **names), "base")
+    for environment, overlay in overlays.items():
+        allowed = secret_paths.prefix(template, **names, environment=environment)
+        secret_paths.check(secret_paths.named_in(base, overlay), allowed, environment)
 
 
 def _digest(body: Any) -> str:

@@ -21,8 +21,8 @@ from portal.local.ports import free_port
 
 READY_SECONDS = 20.0
 STOP_SECONDS = 5.0
-POLICY = 'path "secret/data/demo/*" { capabilities = ["read"] }'
-SECRET_PATH, SECRET_KEY = "demo/orders", "database_password"
+POLICY = 'path "secret/data/shop/*" { capabilities = ["read"] }'
+SECRET_PATH, SECRET_KEY = "shop/orders", "database_password"
 
 
 class SecretServerUnavailable(Exception):

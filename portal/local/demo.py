@@ -186,7 +186,7 @@ def _configuration() -> Json:
         "env": {
             "PORT": "${target.port}",
             "REGION": "${region}",
-            "DATABASE_PASSWORD": "${secret:vault:demo/orders#database_password}",
+            "DATABASE_PASSWORD": "${secret:vault:shop/orders#database_password}",
         },
         "files": {"orders.json": '{"greeting": "Hello from ${region}"}\n'},
         "health": {

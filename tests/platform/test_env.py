@@ -43,6 +43,9 @@ def test_defaults_are_safe_and_local(tmp_path):
         ("SLIPWAY_PUBLIC_URL", "slipway.example.com", "set it to http(s)://HOST[:PORT], without a path."),
         ("SLIPWAY_PUBLIC_URL", "https://example.com/slipway", "without a path."),
         ("SLIPWAY_PROCESS", "server", "set it to one of: web, worker, clock, cli."),
+        ("SLIPWAY_VAULT_PATH_TEMPLATE", "{region}/{service}", "{team}, {service} and {environment}"),
+        ("SLIPWAY_VAULT_PATH_TEMPLATE", "../{service}", "a path without outer slashes"),
+        ("SLIPWAY_VAULT_PATH_TEMPLATE", "{team}-{service}", "at most one of"),
         ("SLIPWAY_LOG_FORMAT", "xml", "set it to one of: auto, json, console."),
         ("SLIPWAY_LOG_LEVEL", "loud", "set it to one of: debug, info, warning, error."),
         ("SLIPWAY_SIGNING_KEY", "c2hvcnQ=", "SLIPWAY_SIGNING_KEY is not 32 bytes in base64"),
@@ -95,6 +98,18 @@ def test_agents_are_sent_to_the_same_vault_unless_told_otherwise(tmp_path):
     assert read(tmp_path, SLIPWAY_VAULT_ADDR="https://v:8200/").vault_agent_addr == "https://v:8200"
     other = read(tmp_path, SLIPWAY_VAULT_ADDR="https://v", SLIPWAY_VAULT_AGENT_ADDR="https://outside")
     assert other.vault_agent_addr == "https://outside"
+
+
+def test_where_secrets_lie_is_decided_unless_it_is_set_to_nothing(tmp_path):
+    assert read(tmp_path).vault_path_template == "{team}/{service}"
+    assert read(tmp_path, SLIPWAY_VAULT_PATH_TEMPLATE="").vault_path_template == ""
+    other = read(tmp_path, SLIPWAY_VAULT_PATH_TEMPLATE="apps/{environment}/{service}")
+    assert other.vault_path_template == "apps/{environment}/{service}"
+
+
+def test_the_mount_is_read_without_outer_slashes(tmp_path):
+    """The secret server names it so when it says what it wrapped."""
+    assert read(tmp_path, SLIPWAY_VAULT_MOUNT="/kv/").vault_mount == "kv"
 
 
 def test_words_are_read_in_any_case(tmp_path):

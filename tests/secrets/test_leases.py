@@ -1,5 +1,6 @@
 """Secrets on their way to an agent: which task gets them, and what is left behind."""
 
+import dataclasses
 import logging
 from datetime import timedelta
 
@@ -133,13 +134,40 @@ def test_a_release_without_secrets_needs_no_secret_server(catalog, orders, task)
 
 
 def test_a_refusal_names_the_path_and_hands_out_nothing(configured, catalog, orders, task):
-    base = CONFIG | {"env": {"DB": "${secret:vault:other/bills/db#password}"}}
+    base = CONFIG | {"env": {"DB": "${secret:vault:shop/orders/nothing#password}"}}
     Task.objects.filter(pk=task.pk).update(release=catalog.release(orders, "2.0", base=base))
     refused = ask(catalog, task)
     assert refused.status_code == 502
     assert refused.json()["type"] == "/problems/secret-unavailable"
-    assert "other/bills/db" in refused.json()["detail"]
+    assert "shop/orders/nothing" in refused.json()["detail"]
     assert not Entry.objects.exists()
+
+
+def test_a_secret_of_another_service_is_not_leased_even_if_the_policy_allows_it(configured, catalog, task):
+    """The configuration may be older than the template."""
+    configured.write("shop/bills/db", password="of-bills")
+    bills = catalog.service("bills", targets=1)
+    base = CONFIG | {"env": {"DB": "${secret:vault:shop/bills/db#password}"}}
+    Task.objects.filter(pk=task.pk).update(release=catalog.release(task.rollout.service, "2.0", base=base))
+    refused = ask(catalog, task)
+    assert refused.status_code == 422
+    assert "shop/orders or below" in refused.json()["detail"]
+    assert not Entry.objects.exists()
+    theirs = give(catalog, bills, "1.0")
+    Task.objects.filter(pk=theirs.pk).update(release=catalog.release(bills, "2.0", base=base))
+    overlaid = ask(catalog, theirs)
+    assert sorted(overlaid.json()["leases"]) == ["shop/bills/db"]
+
+
+def test_the_template_may_name_the_environment(configured, catalog, task, settings):
+    def under(template):
+        settings.SLIPWAY = dataclasses.replace(settings.SLIPWAY, vault_path_template=template)
+        return ask(catalog, task)
+
+    refused = under("{team}/{service}/{environment}")
+    assert refused.status_code == 422
+    assert "shop/orders/prod or below" in refused.json()["detail"]
+    assert under("").status_code == 200
 
 
 def test_without_an_audit_entry_nothing_is_handed_out(configured, catalog, task, monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import hashlib
 from datetime import UTC, datetime
@@ -79,6 +80,11 @@ class TestConfigs:
             (CONFIG | {"evn": {}}, "evn"),
             (CONFIG | {"env": {"A B": "1"}}, "env name 'A B'"),
             (CONFIG | {"env": {"A": "${secret:vault:nokey}"}}, "PATH#KEY"),
+            (CONFIG | {"env": {"A": "${secret:vault:../../auth/token/lookup-self#id}"}}, "dot in front"),
+            (CONFIG | {"env": {"A": "${secret:vault:shop/orders/../x#id}"}}, "dot in front"),
+            (CONFIG | {"env": {"A": "${secret:vault:/shop/orders#id}"}}, "PATH#KEY"),
+            (CONFIG | {"env": {"A": "${secret:vault:shop//orders#id}"}}, "PATH#KEY"),
+            (CONFIG | {"env": {"A": "${secret:vault:shop/orders#id\n}"}}, "PATH#KEY"),
             (CONFIG | {"files": {"../etc/passwd": ""}}, "relative path"),
             (CONFIG | {"health": {"kind": "telepathy"}}, "health.kind"),
             (CONFIG | {"health": {"timeout_ms": 1.5}}, "float"),
@@ -99,6 +105,57 @@ class TestConfigs:
         with pytest.raises(Invalid, match=r"no environment prdo\. Known: prod"):
             self.create(teammate, orders, overlays={"prdo": {}})
         assert self.create(teammate, orders, overlays={"prod": {"env": {"A": "1"}}}).number == 1
+
+
+class TestSecretsOfAConfig:
+    """The template is `{team}/{service}` unless a test says otherwise."""
+
+    def create(self, actor, service, base=CONFIG, overlays=None):
+        return commands.create_config(actor=actor, service_id=service.id, base=base, overlays=overlays)
+
+    def naming(self, path):
+        return CONFIG | {"env": {"DB": f"postgres://u:${{secret:vault:{path}#password}}@h"}}
+
+    @pytest.mark.parametrize("path", ["shop/orders", "shop/orders/db", "shop/orders/prod/db"])
+    def test_its_own_are_accepted(self, teammate, orders, path):
+        assert self.create(teammate, orders, self.naming(path)).number == 1
+
+    @pytest.mark.parametrize("path", ["shop", "shop/orders-eu", "shop/bills/db", "shop/orders.db", "db"])
+    def test_others_of_its_team_are_refused(self, teammate, orders, path):
+        with pytest.raises(Invalid, match=rf"secret {path} is not .* lie at shop/orders or below"):
+            self.create(teammate, orders, self.naming(path))
+        assert not ConfigSnapshot.objects.exists()
+
+    def test_a_deployer_of_another_team_cannot_name_them(self, outsider, orders, catalog):
+        theirs = catalog.service("bills", team=catalog.other_team, targets=0)
+        with pytest.raises(Invalid, match=r"Its secrets lie at .*/bills or below"):
+            self.create(outsider, theirs, self.naming("shop/orders/db"))
+        with pytest.raises(NotFound):
+            self.create(outsider, orders, self.naming("shop/orders/db"))
+        assert not ConfigSnapshot.objects.exists()
+
+    def test_an_overlay_is_no_way_around(self, teammate, orders):
+        overlays = {"prod": {"env": {"DB": "${secret:vault:other/bills#password}"}}}
+        with pytest.raises(Invalid, match="prod: the secret other/bills is not"):
+            self.create(teammate, orders, overlays=overlays)
+
+    def test_a_place_for_each_environment_is_held_under_its_overlay(self, teammate, orders, settings_with):
+        settings_with(vault_path_template="{environment}/{service}")
+        base = self.naming("prod/orders/db")
+        assert self.create(teammate, orders, base, {"prod": {}}).number == 1
+        with pytest.raises(Invalid, match=r"prod: .* lie at prod/orders or below"):
+            self.create(teammate, orders, self.naming("dev/orders/db"), {"prod": {}})
+
+    def test_without_a_template_all_may_be_named(self, teammate, orders, settings_with):
+        settings_with(vault_path_template="")
+        assert self.create(teammate, orders, self.naming("other/bills")).number == 1
+
+    @pytest.fixture
+    def settings_with(self, settings):
+        def change(**values):
+            settings.SLIPWAY = dataclasses.replace(settings.SLIPWAY, **values)
+
+        return change
 
 
 class TestReleases:
