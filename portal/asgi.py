@@ -1,10 +1,12 @@
 """Pages, REST and both kinds of socket in one ASGI application.
 
     uvicorn portal.asgi:application --ws websockets-sansio --ws-per-message-deflate false \\
-        --timeout-graceful-shutdown 2
+        --ws-max-size 524288 --timeout-graceful-shutdown 2
 
 Compression is off because it would be done once for each socket, where the fan-out encodes once for all;
-the shutdown has a limit because a peer that no longer reads would hold it up.
+a frame may have twice `protocol.MAX_FRAME_BYTES`, which leaves room to answer one that is too large, where
+uvicorn would take 16 MiB of anybody; the shutdown has a limit because a peer that no longer reads would
+hold it up.
 """
 
 import os

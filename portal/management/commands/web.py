@@ -5,6 +5,8 @@ from typing import Any
 import uvicorn
 from django.core.management.base import BaseCommand, CommandParser
 
+from deployments import protocol
+
 
 class Command(BaseCommand):
     help = "Serve pages, REST and websockets."
@@ -24,6 +26,8 @@ class Command(BaseCommand):
             ws="websockets-sansio",
             # Compression would be done for each socket, where the fan-out encodes once for all of them.
             ws_per_message_deflate=False,
+            # Room to answer a frame that is too large, and not uvicorn's 16 MiB for whoever connects.
+            ws_max_size=2 * protocol.MAX_FRAME_BYTES,
             # The application listens to the database from its start to its end.
             lifespan="on",
             log_config=None,
