@@ -5,6 +5,7 @@ was understood is acknowledged, also what does not count, so that an agent never
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 from uuid import UUID
 
@@ -50,13 +51,18 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """Of another agent's task, of none, or with another attempt or fence."""
 
 
-def accept(reports: Sequence[Report]) -> Accepted:
-    """Write the reports in one statement and wake the engine for each rollout concerned, atomically."""
+def accept(reports: Sequence[Report], ages_seconds: Sequence[float] = ()) -> Accepted:
+    """Write the reports in one statement and wake the engine for each rollout concerned, atomically.
+
+    `ages_seconds` says of each how long ago the agent said it; without, all are of now.
+    """
     if not reports:
         return Accepted(acks=())
     rows = [row for agent_id, report in reports if (row := _row(agent_id, report))]
     seen = [
-        Observation(agent_id=agent_id, target=report.target) for agent_id, report in reports if report.target
+        Observation(agent_id=agent_id, target=report.target, age_seconds=age)
+        for (agent_id, report), age in zip(reports, ages_seconds or repeat(0.0), strict=False)
+        if report.target
     ]
     with transaction.atomic():
         # What runs is written before the wake-up: the tick must not see the target as it was.

@@ -26,21 +26,28 @@ CHANNEL = "slipway_targets"
 SEEN = "UPDATE deployments_agent SET last_seen_at = clock_timestamp() WHERE id = ANY(%s)"
 
 # Rows that the engine holds are left out and written with the next observation: neither waits for the
-# other, so they cannot block each other either.
+# other, so they cannot block each other either. What waited here while newer words were written, from a
+# report or through another web process, does not count any more. A row from the future was written before
+# the clock was set back, and holds nothing up.
 OBSERVE = """
     WITH seen AS (
         SELECT DISTINCT ON (target_id, agent_id) * FROM jsonb_to_recordset(%s::jsonb) AS seen(
-            position integer, agent_id uuid, target_id uuid, health text, report jsonb)
-        ORDER BY target_id, agent_id, position DESC
+            position integer, age_seconds double precision, agent_id uuid, target_id uuid, health text,
+            report jsonb)
+        ORDER BY target_id, agent_id, age_seconds, position DESC
     ), old AS (
         SELECT target.id, target.name, target.agent_id, target.health, target.reported,
-               seen.health AS health_now, seen.report
+               seen.health AS health_now, seen.report, heard.at AS heard_at
         FROM deployments_target target
         JOIN seen ON seen.target_id = target.id AND seen.agent_id = target.agent_id
+        CROSS JOIN LATERAL (
+            SELECT statement_timestamp() - seen.age_seconds * interval '1 second') AS heard(at)
+        WHERE target.reported_at IS NULL OR target.reported_at <= heard.at
+           OR target.reported_at > statement_timestamp() + interval '10 seconds'
         FOR NO KEY UPDATE OF target SKIP LOCKED
     ), written AS (
         UPDATE deployments_target target
-        SET health = old.health_now, reported = old.report, reported_at = clock_timestamp()
+        SET health = old.health_now, reported = old.report, reported_at = old.heard_at
         FROM old WHERE target.id = old.id
     )
     SELECT old.id, old.name, old.agent_id, old.health, old.health_now, old.report ->> 'status',
@@ -59,6 +66,8 @@ ROLLOUTS = """
 class Observation(msgspec.Struct, frozen=True):
     agent_id: UUID
     target: protocol.TargetReport
+    age_seconds: float = 0.0
+    """How long ago the agent said it; of several the youngest counts, and never an older than the row's."""
 
 
 class _Changed(msgspec.Struct, frozen=True):
@@ -93,7 +102,7 @@ def observe(observations: Sequence[Observation]) -> Observed:
 
 
 def write(observations: Sequence[Observation]) -> Observed:
-    """Write what runs on the targets, the last word on each counts; the caller wakes the engine.
+    """Write what runs on the targets, the youngest word on each counts; the caller wakes the engine.
 
     Only an agent's own targets are written. Changed health is an event of the active rollout that the
     target takes part in; everybody else hears of a change by notification.
@@ -177,6 +186,7 @@ def _row(position: int, item: Observation) -> dict[str, Any] | None:
     )
     return {
         "position": position,
+        "age_seconds": max(item.age_seconds, 0.0),
         "agent_id": item.agent_id,
         "target_id": target_id,
         "health": report.health,

@@ -36,13 +36,24 @@ TAKE = """
         task.expires_at, task.request_id, target.id, target.name, target.variables, region.name,
         environment.name, service.name
 """
+# Skipped here as well, but not lost: the agents of what was skipped are returned, to be looked at again.
 FORGET = """
-    UPDATE deployments_task SET sent_at = NULL
-    WHERE agent_id = ANY(%s) AND state = ANY(%s) AND sent_at IS NOT NULL
+    WITH sent AS (
+        SELECT id FROM deployments_task
+        WHERE agent_id = ANY(%(agents)s) AND state = ANY(%(open)s) AND sent_at IS NOT NULL
+        ORDER BY id FOR NO KEY UPDATE SKIP LOCKED),
+    forgotten AS (
+        UPDATE deployments_task task SET sent_at = NULL FROM sent WHERE task.id = sent.id)
+    SELECT DISTINCT task.agent_id FROM deployments_task task
+    WHERE task.agent_id = ANY(%(agents)s) AND task.state = ANY(%(open)s) AND task.sent_at IS NOT NULL
+      AND NOT EXISTS (SELECT FROM sent WHERE sent.id = task.id)
 """
 FIELDS = OpenTask.__slots__
 AT_ONCE = 1000
 """Tasks taken in one go; whoever gets as many looks again."""
+
+Sent = tuple[UUID, UUID, str]
+"""Agent id, task id, frame."""
 
 OPEN_STATES = sorted(TASK_OPEN)
 
@@ -53,7 +64,7 @@ def notify() -> None:
         cursor.execute("SELECT pg_notify(%s, '')", [CHANNEL])
 
 
-def take(agent_ids: Sequence[UUID]) -> list[tuple[UUID, UUID, str]]:
+def take(agent_ids: Sequence[UUID]) -> list[Sent]:
     """Mark the unsent tasks of these agents as sent; return (agent id, task id, frame), oldest first.
 
     Three statements, however many tasks. A task whose configuration cannot be resolved for its target
@@ -61,7 +72,7 @@ def take(agent_ids: Sequence[UUID]) -> list[tuple[UUID, UUID, str]]:
     """
     if not agent_ids:
         return []
-    frames: list[tuple[UUID, UUID, str]] = []
+    frames: list[Sent] = []
     failures: list[tuple[UUID, protocol.TaskReport]] = []
     with transaction.atomic():
         tasks = _mark(agent_ids)
@@ -75,12 +86,16 @@ def take(agent_ids: Sequence[UUID]) -> list[tuple[UUID, UUID, str]]:
     return frames
 
 
-def resend(agent_ids: Sequence[UUID]) -> list[tuple[UUID, UUID, str]]:
-    """As `take`, with the open tasks that were sent before: for agents that have just connected."""
+def resend(agent_ids: Sequence[UUID]) -> tuple[list[Sent], set[UUID]]:
+    """As `take`, with the open tasks that were sent before: for agents that have just connected.
+
+    Also returns the agents some of whose tasks were locked: they are to be asked for once more.
+    """
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute(FORGET, [list(agent_ids), OPEN_STATES])
-        return take(agent_ids)
+            cursor.execute(FORGET, {"agents": list(agent_ids), "open": OPEN_STATES})
+            skipped = {agent_id for (agent_id,) in cursor.fetchall()}
+        return take(agent_ids), skipped
 
 
 def _mark(agent_ids: Sequence[UUID]) -> list[OpenTask]:

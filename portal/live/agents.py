@@ -18,7 +18,7 @@ from deployments import protocol
 from deployments.agents import connections
 from deployments.agents.signing import is_signed_by
 from deployments.agents.texts import as_id
-from portal.live.dispatcher import AgentSocket, Beat
+from portal.live.dispatcher import AgentSocket, Beat, Said
 from portal.live.outlet import FLOODING, MALFORMED, NOT_SIGNED_IN, Outlet
 from portal.live.process import WebProcess, current
 
@@ -132,13 +132,18 @@ async def _introduce(process: WebProcess, outlet: Outlet, receive: Receive) -> A
         raise NotWelcome(NOT_SIGNED_IN, "unknown_agent", "Revoked.")
     heartbeat_seconds = settings.SLIPWAY.heartbeat_seconds
     outlet.write(protocol.encode(protocol.Welcome(heartbeat_seconds=heartbeat_seconds, targets=targets)))
-    return AgentSocket(agent_id, place, outlet)
+    return AgentSocket(agent_id, place, outlet, open_tasks=len(hello.open_tasks))
 
 
 async def _serve(process: WebProcess, socket: AgentSocket, receive: Receive) -> None:
     allowance = Allowance()
     process.dispatcher.arrived(socket)
-    logger.info("agent.connected", agent_id=str(socket.agent_id), place=socket.place)
+    logger.info(
+        "agent.connected",
+        agent_id=str(socket.agent_id),
+        place=socket.place,
+        open_tasks=socket.open_tasks,
+    )
     try:
         while True:
             frame = await _next(receive)
@@ -166,13 +171,26 @@ def _take(process: WebProcess, socket: AgentSocket, message: protocol.Upward) ->
     """Hand a message to whom it concerns; raises ProtocolError for one that has no place here."""
     match message:
         case protocol.Heartbeat():
-            process.dispatcher.beats.add(Beat(socket.agent_id, message.targets))
+            process.dispatcher.beats.add(Beat(socket.agent_id, message.targets, time.monotonic()))
+            _note_refusals(socket, message.refused)
         case protocol.TaskReport():
-            process.dispatcher.reports.add((socket.agent_id, message))
+            process.dispatcher.reports.add(Said((socket.agent_id, message), time.monotonic()))
         case protocol.LogChunk():
             process.dispatcher.logs.add((socket.agent_id, message))
         case protocol.Hello():
             raise protocol.ProtocolError("The agent has said hello already.")
+
+
+def _note_refusals(socket: AgentSocket, refused: int) -> None:
+    """Warn when the agent refused more instructions: it does not know the key of their signatures."""
+    if refused > socket.instructions_refused:
+        logger.warning(
+            "agent.refuses_instructions",
+            agent_id=str(socket.agent_id),
+            refused=refused,
+            more=refused - socket.instructions_refused,
+        )
+    socket.instructions_refused = refused
 
 
 def _refuse_excess(process: WebProcess, socket: AgentSocket, allowance: Allowance) -> None:

@@ -5,6 +5,7 @@ connected agents in one go, and what the agents say is gathered before it is wri
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 from uuid import UUID
@@ -35,21 +36,34 @@ RETRY_SECONDS = 0.5
 class AgentSocket:
     """One agent's connection, once it has proved who it is."""
 
-    __slots__ = ("agent_id", "outlet", "place", "refused")
+    __slots__ = ("agent_id", "instructions_refused", "open_tasks", "outlet", "place", "refused")
 
-    def __init__(self, agent_id: UUID, place: str, outlet: Outlet) -> None:
+    def __init__(self, agent_id: UUID, place: str, outlet: Outlet, *, open_tasks: int = 0) -> None:
         self.agent_id = agent_id
         self.place = place
         self.outlet = outlet
+        self.open_tasks = open_tasks
+        """Tasks without an acknowledged result in the agent's journal, when it connected."""
         self.refused = 0
+        """Messages of the agent that were refused here."""
+        self.instructions_refused = 0
+        """Instructions that the agent says it refused for a wrong signature."""
 
 
 class Beat(msgspec.Struct, frozen=True):
-    """What one agent said in a heartbeat; `last_try`: it was kept over once already."""
+    """What one agent said in a heartbeat, and when (`time.monotonic`); `last_try`: it was kept over once."""
 
     agent_id: UUID
     targets: tuple[protocol.TargetReport, ...]
+    heard_at: float
     last_try: bool = False
+
+
+class Said(msgspec.Struct, frozen=True):
+    """A report, and when the agent said it (`time.monotonic`)."""
+
+    report: inbox.Report
+    heard_at: float
 
 
 class Dispatcher:
@@ -63,7 +77,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._suspicion = asyncio.Event()
         self._chunks: Counter[UUID] = Counter()
-        self.reports = Gatherer[inbox.Report]("reports", self._write_reports)
+        self.reports = Gatherer[Said]("reports", self._write_reports)
         self.beats = Gatherer[Beat]("heartbeats", self._write_beats, every_seconds=HEARTBEATS_EVERY_SECONDS)
         self.logs = Gatherer[logs.Chunk]("logs", self._write_logs, every_seconds=LOGS_EVERY_SECONDS)
         self.departures = Gatherer[tuple[UUID, str]]("departures", self._write_departures)
@@ -109,7 +123,10 @@ class Dispatcher:
                 continue
             again, self._again = self._again & self.connected.keys(), set()
             try:
-                frames = await self._database.run(outbox.resend, list(again)) if again else []
+                frames: list[outbox.Sent] = []
+                if again:
+                    frames, skipped = await self._database.run(outbox.resend, list(again))
+                    self._again |= skipped
                 frames += await self._database.run(outbox.take, list(self.connected))
             except (DatabaseError, InterfaceError) as error:
                 # Tasks may have been marked as sent and not been handed over: send all open ones again.
@@ -149,7 +166,7 @@ class Dispatcher:
             for agent_id, is_revoked in lost.items():
                 held[agent_id].outlet.close(NOT_SIGNED_IN if is_revoked else REPLACED)
 
-    async def _write_reports(self, lot: Sequence[inbox.Report]) -> None:
+    async def _write_reports(self, lot: Sequence[Said]) -> None:
         accepted = await self._database.run(_accept, lot)
         self.counts["report_new"] += accepted.new
         self.counts["report_duplicate"] += accepted.duplicates
@@ -165,7 +182,7 @@ class Dispatcher:
         for beat in lot:
             left = tuple(target for target in beat.targets if target.target_id not in written)
             if left and not beat.last_try:
-                self.beats.add(Beat(beat.agent_id, left, last_try=True))
+                self.beats.add(msgspec.structs.replace(beat, targets=left, last_try=True))
 
     async def _write_logs(self, lot: Sequence[logs.Chunk]) -> None:
         for target_id in await self._database.run(_append, lot):
@@ -180,7 +197,7 @@ class Dispatcher:
         await self._database.run(connections.disconnect, dict(lot))
 
 
-def _accept(lot: Sequence[inbox.Report]) -> inbox.Accepted:
+def _accept(lot: Sequence[Said]) -> inbox.Accepted:
     return inbox.accept(
         [
             (
@@ -191,15 +208,26 @@ def _accept(lot: Sequence[inbox.Report]) -> inbox.Accepted:
                     log_tail=tuple(map(redact_text, report.log_tail)),
                 ),
             )
-            for agent_id, report in lot
-        ]
+            for agent_id, report in (said.report for said in lot)
+        ],
+        _ages([said.heard_at for said in lot]),
     )
+
+
+def _ages(heard_at: Sequence[float]) -> list[float]:
+    """Seconds, at the time of the write: what is kept over or written again has become older."""
+    now = time.monotonic()
+    return [now - heard for heard in heard_at]
 
 
 def _observe(lot: Sequence[Beat]) -> set[str]:
     observations.are_alive({beat.agent_id for beat in lot})
     observed = observations.observe(
-        [Observation(beat.agent_id, target) for beat in lot for target in beat.targets]
+        [
+            Observation(beat.agent_id, target, age)
+            for beat, age in zip(lot, _ages([beat.heard_at for beat in lot]), strict=True)
+            for target in beat.targets
+        ]
     )
     return {str(target_id) for target_id in observed.written}
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -55,6 +56,30 @@ def test_an_agent_speaks_for_its_own_targets_only(catalog: World, orders: Servic
     assert observations.observe([seen(target, "unhealthy"), said]).written == {target.id}
     target.refresh_from_db()
     assert target.health == "unhealthy"
+
+
+def test_an_older_word_does_not_replace_a_newer_one(catalog: World, orders: Service) -> None:
+    target = orders.targets.earliest("name")
+
+    def health_after(*said: Observation) -> str:
+        observations.observe(said)
+        target.refresh_from_db()
+        return target.health
+
+    now, old = seen(target), msgspec.structs.replace(seen(target, "unhealthy", "crashed"), age_seconds=2.0)
+    assert health_after(old) == "unhealthy"
+    assert target.reported_at < timezone.now() - timedelta(seconds=1)
+    assert health_after(now, old) == "healthy"
+    assert health_after(old) == "healthy"
+    assert target.reported["status"] == "running"
+
+
+def test_a_clock_that_was_set_back_holds_no_observation_up(catalog: World, orders: Service) -> None:
+    target = orders.targets.earliest("name")
+    Target.objects.filter(pk=target.pk).update(reported_at=timezone.now() + timedelta(hours=1))
+    assert observations.observe([seen(target)]).written == {target.id}
+    target.refresh_from_db()
+    assert target.reported_at < timezone.now()
 
 
 def test_the_last_word_counts(catalog: World, orders: Service) -> None:

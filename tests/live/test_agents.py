@@ -8,6 +8,7 @@ import nacl.signing
 import pytest
 from django.conf import settings
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from deployments import protocol
 from deployments.agents import signing
@@ -15,7 +16,7 @@ from deployments.domain.states import TASK_OPEN, RolloutState
 from deployments.models import Agent, LogChunk, QueuedJob, Rollout, Service, Target, Task, TaskReport
 from tests.engine.driver import Driver
 from tests.fixtures import World
-from tests.live.web import AgentPeer, WebServer, eventually
+from tests.live.web import AgentPeer, WebServer, closed_with, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -173,6 +174,33 @@ def test_what_is_wrong_is_refused_and_the_connection_stays(
     agent.close()
     (line,) = eventually(lambda: [one for one in web.logged("agent.disconnected") if one["refused"] == 8])
     assert line["agent_id"] == str(catalog.agent.id)
+
+
+def test_the_log_tells_what_an_agent_brings_and_when_it_refuses_instructions(
+    web: WebServer, world: World, connect_agent: Connect
+) -> None:
+    agent = connect_agent(web, open_tasks=("one", "two"))
+    agent.welcomed()
+    for number, refused in enumerate((0, 2, 2, 3)):
+        agent.say(protocol.Heartbeat(number=number, refused=refused))
+
+    def of_this_agent(event: str) -> list[dict[str, Any]]:
+        return [line for line in web.logged(event) if line["agent_id"] == str(world.agent.id)]
+
+    eventually(lambda: len(of_this_agent("agent.refuses_instructions")) == 2)
+    told = of_this_agent("agent.refuses_instructions")
+    assert [(line["refused"], line["more"]) for line in told] == [(2, 2), (3, 1)]
+    assert [line["open_tasks"] for line in of_this_agent("agent.connected")] == [2]
+
+
+def test_a_stranger_cannot_make_the_web_process_take_large_frames(
+    web: WebServer,
+) -> None:
+    with connect(web.url + "/agent/v1/ws") as stranger:
+        stranger.recv()
+        with suppress(ConnectionClosed):
+            stranger.send("x" * (2 * protocol.MAX_FRAME_BYTES + 1))
+        assert closed_with(stranger) == 1009
 
 
 def test_a_flood_is_refused_and_then_ended(web: WebServer, catalog: World, connect_agent: Connect) -> None:

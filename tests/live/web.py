@@ -29,6 +29,7 @@ T = TypeVar("T")
 SECONDS = 10
 ARGUMENTS = (
     "--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "2",
+    "--ws-max-size", str(2 * protocol.MAX_FRAME_BYTES),
 )  # fmt: skip
 
 
@@ -148,7 +149,13 @@ class AgentPeer:
     """An agent as the control plane sees it: says what a test tells it to say."""
 
     def __init__(
-        self, server: WebServer, agent: Agent, key: nacl.signing.SigningKey, *, said_id: str = ""
+        self,
+        server: WebServer,
+        agent: Agent,
+        key: nacl.signing.SigningKey,
+        *,
+        said_id: str = "",
+        open_tasks: tuple[str, ...] = (),
     ) -> None:
         self._opened = ExitStack()
         self.socket = self._opened.enter_context(connect(server.url + "/agent/v1/ws", max_size=None))
@@ -159,7 +166,11 @@ class AgentPeer:
         signature = key.sign(protocol.hello_bytes(challenge.nonce, agent_id)).signature
         self.say(
             protocol.Hello(
-                agent_id=agent_id, signature=base64.b64encode(signature).decode(), version="1", hostname="h"
+                agent_id=agent_id,
+                signature=base64.b64encode(signature).decode(),
+                version="1",
+                hostname="h",
+                open_tasks=open_tasks,
             )
         )
 
