@@ -17,22 +17,23 @@ from deployments.errors import LeaseLost
 
 LEASE_SECONDS = 15
 
-# NO KEY: rows that refer to the rollout (reports, events) are written meanwhile, and must not wait for it:
-# who writes them may hold a target that the engine is about to change.
 # The claim need not reach the disk: what is decided under it does, and with it all that came before.
-CLAIM = """
+# One plain UPDATE: with the row locked in a subquery first, two claims at once deadlock over its tuple lock.
+# `statement_timestamp()` is the same in all its expressions.
+FREE = "(lease_until IS NULL OR lease_until < statement_timestamp())"
+CLAIM = f"""
     UPDATE deployments_rollout SET
-        lease_owner = CASE WHEN free.now THEN %(owner)s ELSE lease_owner END,
-        lease_until = CASE WHEN free.now THEN clock_timestamp() + %(seconds)s * interval '1 second'
+        lease_owner = CASE WHEN {FREE} THEN %(owner)s ELSE lease_owner END,
+        lease_until = CASE WHEN {FREE} THEN clock_timestamp() + %(seconds)s * interval '1 second'
                            ELSE lease_until END,
-        fence = CASE WHEN free.now THEN nextval('slipway_fence') ELSE fence END,
-        wake_again = NOT free.now
-    FROM (SELECT id, lease_until IS NULL OR lease_until < clock_timestamp() AS now
-          FROM deployments_rollout WHERE id = %(id)s FOR NO KEY UPDATE) AS free
-    WHERE deployments_rollout.id = free.id AND state = ANY(%(active)s)
+        fence = CASE WHEN {FREE} THEN nextval('slipway_fence') ELSE fence END,
+        wake_again = NOT {FREE}
+    WHERE id = %(id)s AND state = ANY(%(active)s)
       AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
     RETURNING lease_owner = %(owner)s, fence
-"""
+"""  # noqa: S608  # FREE is a constant of this module
+# NO KEY: rows that refer to the rollout (reports, events) are written meanwhile, and must not wait for it:
+# who writes them may hold a target that the engine is about to change.
 GUARD = """
     SELECT clock_timestamp() FROM deployments_rollout
     WHERE id = %(id)s AND lease_owner = %(owner)s AND fence = %(fence)s
