@@ -10,7 +10,9 @@ from django.utils import timezone
 
 from deployments import protocol
 from deployments.agents import outbox, signing
+from deployments.domain import config
 from deployments.domain.states import TASK_OPEN
+from deployments.errors import Invalid
 from deployments.models import Rollout, Service, Target, Task, TaskReport
 from tests.engine.driver import Driver
 from tests.fixtures import CONFIG, Person, World
@@ -170,3 +172,12 @@ def test_a_target_whose_configuration_has_no_value_fails_alone(rollout: Rollout,
     assert (report.task.target_id, report.status, report.code) == (lame.id, "failed", "invalid_config")
     assert "target.port" in report.message
     assert Task.objects.filter(state__in=TASK_OPEN, sent_at=None).count() == 0
+
+
+def test_a_configuration_too_large_once_filled_in_does_not_start(
+    catalog: World, driver: Driver, orders: Service
+) -> None:
+    catalog.release(orders, "2.0", base=CONFIG | {"files": {"table": "x" * config.MAX_RESOLVED_BYTES}})
+    with pytest.raises(Invalid, match="Shorten them"):
+        driver.start(orders, "2.0")
+    assert not Rollout.objects.exists()
