@@ -17,7 +17,7 @@ from portal.api import pagination
 from portal.api.filters import Filters
 from portal.api.shapes import Out, RefOut
 from portal.api.targets import ReleaseRefOut
-from portal.api.views import ListView
+from portal.api.views import DetailView, ListView
 
 
 class EventOut(Out):
@@ -60,6 +60,39 @@ class ProgressOut(Out):
     error_code = serializers.CharField()
     error = serializers.CharField()
     log_tail = serializers.ListField(child=serializers.CharField())
+
+
+class PlannedBatchOut(Out):
+    targets = serializers.ListField(child=serializers.UUIDField(), help_text="Targets, in order.")
+
+
+class PlannedWaveOut(Out):
+    name = serializers.CharField()
+    batches = PlannedBatchOut(many=True)
+
+
+class PlanOut(Out):
+    """What was decided before the start, and never changes; `digest` names all the rest."""
+
+    digest = serializers.CharField()
+    service = serializers.CharField(source="body.service")
+    environment = serializers.CharField(source="body.environment")
+    release = serializers.CharField(source="body.release")
+    artifact_digest = serializers.CharField(source="body.artifact_digest")
+    config_digest = serializers.CharField(source="body.config_digest")
+    kind = serializers.CharField(source="body.kind")
+    strategy = serializers.CharField(source="body.strategy")
+    params = serializers.DictField(source="body.params", help_text="With every default filled in.")
+    waves = PlannedWaveOut(many=True, source="body.waves")
+
+
+class RolloutPlan(DetailView):
+    queryset = Rollout.objects.select_related("service__team", "plan")
+    serializer_class = PlanOut
+    verb = "rollout.view"
+
+    def get(self, request: Request, id: UUID) -> Response:
+        return PlanOut.response(self.row().plan)
 
 
 class _OfRollout(ListView):

@@ -110,6 +110,7 @@ class RolloutOut(Out):
         path = f"{PATH}/{rollout.pk}"
         return {
             "self": path,
+            "plan": f"{path}/plan",
             "events": f"{path}/events",
             "tasks": f"{path}/tasks",
             "targets": f"{path}/targets",

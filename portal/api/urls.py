@@ -52,6 +52,7 @@ urlpatterns = [
     path("rollouts/<uuid:id>/resume", rollouts.Resume.as_view()),
     path("rollouts/<uuid:id>/cancel", rollouts.Cancel.as_view()),
     path("rollouts/<uuid:id>/rollback", rollouts.RollBack.as_view()),
+    path("rollouts/<uuid:id>/plan", progress.RolloutPlan.as_view()),
     path("rollouts/<uuid:id>/events", progress.RolloutEvents.as_view()),
     path("rollouts/<uuid:id>/tasks", progress.RolloutTasks.as_view()),
     path("rollouts/<uuid:id>/targets", progress.RolloutTargets.as_view()),

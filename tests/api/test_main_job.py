@@ -59,6 +59,10 @@ def test_ci_gets_from_bytes_to_a_rollout(api, world, admin, owner, ci_token):
 
     shown = ci.get(f"/rollouts/{rollout['id']}")
     assert shown.json() == rollout
+    plan = ci.get(f"/rollouts/{rollout['id']}/plan").json()
+    assert plan["digest"] == rollout["plan_digest"]
+    planned = [target for wave in plan["waves"] for batch in wave["batches"] for target in batch["targets"]]
+    assert len(planned) == len(set(planned)) == sum(rollout["targets"].values())
     events = results(ci.get(f"/rollouts/{rollout['id']}/events"))
     assert [event["number"] for event in events] == list(range(1, rollout["event_count"] + 1))
     assert [t["name"] for t in results(ci.get(f"/rollouts/{rollout['id']}/targets"))] == [
