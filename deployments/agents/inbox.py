@@ -30,11 +30,12 @@ INSERT = """
             (task_id, rollout_id, attempt, fence, status, code, message, log_tail)
         SELECT task_id, rollout_id, attempt, fence, status, code, message, log_tail FROM matched
         ON CONFLICT (task_id, attempt, status) DO NOTHING
-        RETURNING rollout_id
+        RETURNING rollout_id, status
     )
     SELECT (SELECT count(*) FROM matched), (SELECT count(*) FROM inserted),
-           ARRAY(SELECT DISTINCT rollout_id FROM inserted)
+           ARRAY(SELECT DISTINCT rollout_id FROM inserted WHERE status <> 'accepted')
 """
+# That an agent has begun decides nothing: the next tick takes it up, whatever that comes for.
 
 Report = tuple[UUID, protocol.TaskReport]
 """Agent id (as its connection proved it) and what it said."""

@@ -21,10 +21,12 @@ CHANNEL = "slipway_outbox"
 
 # Row locks are skipped, not waited for: a task whose row the engine holds is about to change, and the
 # next look (a notification, or the poll two seconds later) finds it if it is still to be sent.
+# The mark need not reach the disk: what a crash forgets to have sent is sent again.
 TAKE = """
     WITH due AS (
         SELECT task.id FROM deployments_task task JOIN deployments_agent agent ON agent.id = task.agent_id
         WHERE task.agent_id = ANY(%(agents)s) AND task.state = ANY(%(open)s) AND task.expires_at > now()
+          AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
           AND (task.sent_at IS NULL OR task.sent_at < agent.connected_at)
         ORDER BY task.id LIMIT %(limit)s FOR UPDATE OF task SKIP LOCKED)
     UPDATE deployments_task task SET sent_at = clock_timestamp()

@@ -113,3 +113,12 @@ def test_a_report_cannot_speak_for_another_agents_target(rollout: Rollout, world
     state = protocol.TargetReport(target_id=str(foreign.id), status="running", health="healthy")
     assert inbox.accept([report(task, target=state)]).new == 1
     assert Target.objects.get(pk=foreign.pk).health == "unknown"
+
+
+def test_that_an_agent_has_begun_wakes_nobody_and_that_it_ended_does(rollout: Rollout) -> None:
+    task = Task.objects.earliest("id")
+    QueuedJob.objects.all().delete()
+    inbox.accept([report(task, "accepted")])
+    assert not QueuedJob.objects.exists()
+    inbox.accept([report(task)])
+    assert QueuedJob.objects.filter(coalesce_key=f"tick:{rollout.id}").count() == 1
