@@ -12,7 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def production(tmp_path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLIPWAY_", "PYTEST"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLIPWAY_", "PYTEST", "DJANGO_"))
+    }
     return kept | {
         "SLIPWAY_PUBLIC_URL": "https://slipway.example.com",
         "SLIPWAY_SECRET_KEY": os.urandom(40).hex(),
