@@ -52,7 +52,7 @@ $(STAMPS)/bench: requirements-bench.lock $(STAMPS)/venv
 
 clean:
 	@if [ -x $(PY) ]; then $(PY) -m portal.local.reset; fi
-	rm -rf $(VENV) .slipway .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench .slipway .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # The browser that tests/browser drives. Root on Debian gets it installed; everybody else is told.
 components: $(STAMPS)/dev
