@@ -42,7 +42,8 @@ INSERT = """
         RETURNING event_count - %(n)s AS before)
     INSERT INTO deployments_event (rollout_id, number, kind, data)
     SELECT %(rollout)s, counted.before + item.ordinality, item.value ->> 'kind', item.value -> 'data'
-    FROM counted, jsonb_array_elements(%(items)s::jsonb) WITH ORDINALITY AS item
+    FROM counted, (SELECT pg_notify(%(channel)s, %(rollout)s::text)) AS told,
+         jsonb_array_elements(%(items)s::jsonb) WITH ORDINALITY AS item
 """
 
 
@@ -57,9 +58,13 @@ def record(*, actor: Actor, changes: Sequence[Change], rollout_id: UUID | None =
     with connection.cursor() as cursor:
         cursor.execute(
             INSERT,
-            {"n": len(shown), "rollout": rollout_id, "items": msgspec.json.encode(shown).decode()},
+            {
+                "n": len(shown),
+                "rollout": rollout_id,
+                "items": msgspec.json.encode(shown).decode(),
+                "channel": CHANNEL,
+            },
         )
-        cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(rollout_id)])
 
 
 def done(
