@@ -5,6 +5,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMPS := $(VENV)/.stamps
 PYTEST ?= -n 2
+# Tests that start many processes or a browser: a minute or two that `make test-fast` saves.
+SLOW   := faults browser live bench
 # Slipway itself, from where it lies: its command `slipway-agent`, and nothing fetched.
 INSTALL_SELF = $(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --no-index --editable .
 
@@ -15,7 +17,7 @@ help:
 	@echo "make up          run Slipway here, with a demo of a rolling update; Ctrl-C stops it"
 	@echo "make demo-reset  forget the demo's data and start over"
 	@echo "make test        everything: lint, types, import contracts, all tests"
-	@echo "make test-fast   the same without tests/faults and tests/browser"
+	@echo "make test-fast   the same without the tests that start many processes"
 	@echo "make lint        style, types, import contracts"
 	@echo "make bench       measure, and compare with other tools"
 	@echo "make clean       remove what the commands above made"
@@ -31,7 +33,7 @@ test: $(STAMPS)/dev components lint
 	$(PY) -m pytest $(PYTEST)
 
 test-fast: $(STAMPS)/dev lint
-	$(PY) -m pytest $(PYTEST) --ignore=tests/faults --ignore=tests/browser
+	$(PY) -m pytest $(PYTEST) $(SLOW:%=--ignore=tests/%)
 
 lint: $(STAMPS)/dev
 	$(VENV)/bin/ruff check .
