@@ -74,6 +74,8 @@ class Environment:
     log_level: LogLevel
     heartbeat_seconds: int
     worker_processes: int
+    max_active_rollouts: int
+    max_queued_rollouts: int
 
     @property
     def public_host(self) -> str:
@@ -113,8 +115,10 @@ def read(environ: Mapping[str, str], *, checkout: Path = CHECKOUT) -> Environmen
         vault_path_template=source.path_template("SLIPWAY_VAULT_PATH_TEMPLATE", default="{team}/{service}"),
         log_format=source.choice("SLIPWAY_LOG_FORMAT", LogFormat, default=LogFormat.AUTO),
         log_level=source.choice("SLIPWAY_LOG_LEVEL", LogLevel, default=LogLevel.INFO),
-        heartbeat_seconds=source.integer("SLIPWAY_HEARTBEAT_SECONDS", default=10, minimum=1),
+        heartbeat_seconds=source.integer("SLIPWAY_HEARTBEAT_SECONDS", default=8, minimum=1),
         worker_processes=source.integer("SLIPWAY_WORKER_PROCESSES", default=4, minimum=1),
+        max_active_rollouts=source.integer("SLIPWAY_MAX_ACTIVE_ROLLOUTS", default=200, minimum=1),
+        max_queued_rollouts=source.integer("SLIPWAY_MAX_QUEUED_ROLLOUTS", default=1000, minimum=1),
     )
     source.raise_problems()
     return environment

@@ -35,6 +35,7 @@ class TargetState(StrEnum):
     FAILED = "failed"
     REVERTING = "reverting"
     REVERTED = "reverted"
+    SKIPPED = "skipped"
 
 
 class TaskState(StrEnum):
@@ -70,14 +71,15 @@ ALLOWED_BATCH: dict[BatchState, frozenset[BatchState]] = {
 }
 
 ALLOWED_TARGET: dict[TargetState, frozenset[TargetState]] = {
-    T.PENDING: frozenset({T.STAGING}),
-    T.STAGING: frozenset({T.STAGED, T.FAILED, T.PENDING}),
-    T.STAGED: frozenset({T.ACTIVATING, T.REVERTING}),
-    T.ACTIVATING: frozenset({T.HEALTHY, T.FAILED, T.STAGED, T.REVERTING}),
+    T.PENDING: frozenset({T.STAGING, T.SKIPPED}),
+    T.STAGING: frozenset({T.STAGED, T.FAILED, T.PENDING, T.SKIPPED}),
+    T.STAGED: frozenset({T.ACTIVATING, T.REVERTING, T.SKIPPED}),
+    T.ACTIVATING: frozenset({T.HEALTHY, T.FAILED, T.STAGED, T.REVERTING, T.SKIPPED}),
     T.HEALTHY: frozenset({T.FAILED, T.REVERTING}),
-    T.FAILED: frozenset({T.REVERTING, T.PENDING, T.STAGED}),
+    T.FAILED: frozenset({T.REVERTING, T.PENDING, T.STAGED, T.SKIPPED}),
     T.REVERTING: frozenset({T.REVERTED, T.FAILED}),
     T.REVERTED: frozenset(),
+    T.SKIPPED: frozenset({T.REVERTING}),
 }
 
 ALLOWED_TASK: dict[TaskState, frozenset[TaskState]] = {
@@ -91,4 +93,7 @@ ALLOWED_TASK: dict[TaskState, frozenset[TaskState]] = {
 
 TERMINAL = frozenset(state for state, moves in ALLOWED.items() if not moves)
 ACTIVE = frozenset(ALLOWED) - TERMINAL
+WAITING_FOR_SLOT = frozenset({R.PENDING, R.QUEUED})
+MOVING = ACTIVE - WAITING_FOR_SLOT
+"""What holds a slot: of these there is one for a service in an environment."""
 TASK_OPEN = frozenset({K.DISPATCHED, K.ACCEPTED})

@@ -1,9 +1,9 @@
 from deployments.models.agents import Agent, JoinToken
 from deployments.models.catalog import Environment, Region, Service, Target
-from deployments.models.jobs import QueuedJob
+from deployments.models.jobs import JobFault, QueuedJob
 from deployments.models.logs import LogChunk
 from deployments.models.permissions import TeamGroupObjectPermission, TeamUserObjectPermission
-from deployments.models.releases import Artifact, ArtifactUpload, ConfigSnapshot, Release
+from deployments.models.releases import Artifact, ArtifactUpload, ConfigSnapshot, Hold, Release
 from deployments.models.requests import IdempotencyKey
 from deployments.models.rollouts import (
     Batch,
@@ -25,7 +25,9 @@ __all__ = [
     "ConfigSnapshot",
     "Environment",
     "Event",
+    "Hold",
     "IdempotencyKey",
+    "JobFault",
     "JoinToken",
     "LogChunk",
     "Membership",

@@ -14,8 +14,22 @@ class Environment(Row):
         STAGE = "stage"
         PROD = "prod"
 
+    class OnDrift(models.TextChoices):
+        SHOW = "show"
+        REPAIR = "repair"
+
     name = slug_field(unique=True)
     tier = models.CharField(max_length=8, choices=Tier.choices)
+    strategy = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()), blank=True)
+    """Parameters that hold for every rollout here, unless the service says otherwise."""
+    max_active = models.PositiveIntegerField(null=True, blank=True)
+    """Rollouts that may move here at once, the rest waits in the queue; None: no limit."""
+    on_drift = models.CharField(
+        max_length=8, choices=OnDrift.choices, default=OnDrift.SHOW, db_default=OnDrift.SHOW
+    )
+    """Whether a target that runs something else than it should is only shown, or put right."""
+    version = models.PositiveIntegerField(default=1, db_default=1)
+    """Counts changes; the ETag."""
 
     class Meta:
         ordering = ("name",)
@@ -23,6 +37,10 @@ class Environment(Row):
         constraints = (
             models.CheckConstraint(
                 condition=models.Q(tier__in=("dev", "stage", "prod")), name="environment_tier_known"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(max_active__isnull=True) | models.Q(max_active__gt=0),
+                name="environment_max_active_not_zero",
             ),
         )
 
@@ -53,7 +71,8 @@ class Service(Row):
     description = models.CharField(max_length=500, blank=True)
     repository_url = models.URLField(blank=True)
     strategy = models.JSONField(default=dict, blank=True)
-    """`{"name": "rolling", ...parameters}`; what is left out has the strategy's default."""
+    """`{"name": "rolling", ...parameters}`; what is left out has the environment's value, then the
+    strategy's default. `environments` holds what is different in one: `{"prod": {"bake_seconds": 600}}`."""
     version = models.PositiveIntegerField(default=1)
     """Counts changes; the ETag."""
 
@@ -91,9 +110,16 @@ class Target(Row):
     """The agent's last TargetReport: what really runs."""
     reported_at = models.DateTimeField(null=True, blank=True)
 
+    drift = models.CharField(max_length=16, blank=True, db_default="")
+    """How what runs differs from what should, `domain.drift.Cause`; empty: it does not."""
+    drift_since = models.DateTimeField(null=True, blank=True)
+
     class Meta:
         ordering = ("region", "name")
         default_permissions = ()
+        indexes = (
+            models.Index(fields=("service", "region"), condition=~models.Q(drift=""), name="target_drifted"),
+        )
         constraints = (
             models.UniqueConstraint(fields=("service", "region", "name"), name="target_once_per_region"),
         )

@@ -49,3 +49,34 @@ class QueuedJob(models.Model):
 
     def __str__(self) -> str:
         return f"{self.queue} #{self.pk}"
+
+
+class JobFault(models.Model):
+    """A job that failed, counted by what it was about; after some it is in quarantine until released."""
+
+    id = models.BigAutoField(primary_key=True)
+    function = models.TextField()
+    subject = models.TextField()
+    """Its first argument, the id of a rollout for a tick."""
+    error = models.CharField(max_length=500)
+    traceback = models.TextField()
+    failures = models.PositiveIntegerField(default=1)
+    first_at = models.DateTimeField(db_default=Now())
+    last_at = models.DateTimeField(db_default=Now())
+    quarantined_at = models.DateTimeField(null=True, blank=True)
+    released_at = models.DateTimeField(null=True, blank=True)
+    released_by = models.CharField(max_length=150, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                fields=["function", "subject"],
+                condition=models.Q(released_at__isnull=True),
+                name="jobfault_one_open_per_subject",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.function} {self.subject}"

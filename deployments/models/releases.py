@@ -96,3 +96,28 @@ class Release(Row):
 
     def __str__(self) -> str:
         return f"{self.service} {self.version}"
+
+
+class Hold(Row):
+    """Keeps a release out: no rollout of it starts until somebody lifts the hold."""
+
+    release = models.ForeignKey(Release, models.PROTECT, related_name="holds")
+    rollout = models.ForeignKey("Rollout", models.PROTECT, null=True, blank=True, related_name="+")
+    """Whose rollback placed it; None: a person did."""
+    reason = models.CharField(max_length=500)
+    placed_by = models.CharField(max_length=150)
+    lifted_at = models.DateTimeField(null=True, blank=True)
+    lifted_by = models.CharField(max_length=150, blank=True)
+    lift_reason = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ("-id",)
+        default_permissions = ()
+        constraints = (
+            models.UniqueConstraint(
+                fields=("release",), condition=Q(lifted_at__isnull=True), name="hold_one_open_per_release"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"hold on {self.release}"

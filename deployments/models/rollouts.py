@@ -5,7 +5,16 @@ from typing import Self
 from django.db import models
 from django.db.models import Q
 
-from deployments.domain.states import ACTIVE, TASK_OPEN, BatchState, RolloutState, TargetState, TaskState
+from deployments.domain.states import (
+    ACTIVE,
+    MOVING,
+    TASK_OPEN,
+    WAITING_FOR_SLOT,
+    BatchState,
+    RolloutState,
+    TargetState,
+    TaskState,
+)
 from deployments.models.agents import Agent
 from deployments.models.base import Row
 from deployments.models.catalog import Environment, Service, Target
@@ -24,6 +33,12 @@ class RolloutQuerySet(models.QuerySet["Rollout"]):
     def active(self) -> Self:
         return self.filter(state__in=ACTIVE)
 
+    def moving(self) -> Self:
+        return self.filter(state__in=MOVING)
+
+    def waiting_for_slot(self) -> Self:
+        return self.filter(state__in=WAITING_FOR_SLOT)
+
     def newest_first(self) -> Self:
         return self.order_by("-id")
 
@@ -32,12 +47,25 @@ class Rollout(Row):
     class Kind(models.TextChoices):
         DEPLOY = "deploy"
         ROLLBACK = "rollback"
+        REPAIR = "repair"
+
+    class Priority(models.IntegerChoices):
+        """The higher goes first."""
+
+        LOW = 0, "low"
+        NORMAL = 1, "normal"
+        HOTFIX = 2, "hotfix"
 
     service = models.ForeignKey(Service, models.PROTECT, related_name="rollouts")
     environment = models.ForeignKey(Environment, models.PROTECT, related_name="rollouts")
     release = models.ForeignKey(Release, models.PROTECT, related_name="rollouts")
     kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.DEPLOY)
     rolls_back = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="rollbacks")
+    retries = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="retried_by")
+    """The rollout whose targets are tried again here."""
+    priority = models.PositiveSmallIntegerField(
+        choices=Priority.choices, default=Priority.NORMAL, db_default=Priority.NORMAL
+    )
     state = models.CharField(max_length=16, choices=choices(RolloutState), default=RolloutState.PENDING)
     requested_by = models.CharField(max_length=150)
     request_id = models.CharField(max_length=64, blank=True)
@@ -54,6 +82,10 @@ class Rollout(Row):
     event_count = models.PositiveIntegerField(default=0)
     """Number of the newest event; the ETag."""
     next_check_at = models.DateTimeField(null=True, blank=True)
+    deadline_at = models.DateTimeField(null=True, blank=True)
+    """When it has to be done; moved on by what it stood paused. None before it runs."""
+    quarantined_at = models.DateTimeField(null=True, blank=True)
+    """Since when the engine leaves it alone, because looking at it fails each time."""
     lease_owner = models.CharField(max_length=64, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
     fence = models.BigIntegerField(default=0)
@@ -68,8 +100,8 @@ class Rollout(Row):
         constraints = (
             models.UniqueConstraint(
                 fields=("service", "environment"),
-                condition=Q(state__in=sorted(ACTIVE)),
-                name="rollout_one_active",
+                condition=Q(state__in=sorted(MOVING)),
+                name="rollout_one_moving",
             ),
             models.CheckConstraint(condition=known(RolloutState), name="rollout_state_known"),
         )
@@ -79,6 +111,16 @@ class Rollout(Row):
             models.Index(fields=("state", "-id"), name="rollout_by_state"),
             models.Index(
                 fields=("next_check_at",), condition=Q(next_check_at__isnull=False), name="rollout_due"
+            ),
+            models.Index(
+                fields=("-priority", "id"),
+                condition=Q(state__in=sorted(WAITING_FOR_SLOT)),
+                name="rollout_queue",
+            ),
+            models.Index(
+                fields=("service", "environment"),
+                condition=Q(state__in=sorted(ACTIVE)),
+                name="rollout_active",
             ),
         )
 
@@ -129,6 +171,8 @@ class Batch(Row):
     activated_at = models.DateTimeField(null=True, blank=True)
     """When its last target became healthy; the bake counts from here."""
     finished_at = models.DateTimeField(null=True, blank=True)
+    deadline_at = models.DateTimeField(null=True, blank=True)
+    """When its targets have to be healthy; moved on by what the rollout stood paused."""
 
     class Meta:
         ordering = ("position",)

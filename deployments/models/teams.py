@@ -9,6 +9,8 @@ from deployments.models.base import Row, slug_field
 class Team(Row):
     name = slug_field(unique=True)
     title = models.CharField(max_length=200, blank=True)
+    max_active = models.PositiveIntegerField(null=True, blank=True)
+    """Rollouts of the team that may move at once; None: as many as there are."""
 
     class Meta:
         ordering = ("name",)
@@ -17,6 +19,12 @@ class Team(Row):
             ("view_team", "See the team's services and rollouts"),
             ("deploy_team", "Start, pause, resume, cancel and roll back the team's rollouts"),
             ("manage_team", "Change the team's services, targets and members"),
+        )
+        constraints = (
+            models.CheckConstraint(
+                condition=models.Q(max_active__isnull=True) | models.Q(max_active__gt=0),
+                name="team_max_active_not_zero",
+            ),
         )
 
     def __str__(self) -> str:

@@ -48,12 +48,13 @@ def test_a_second_rollout_is_refused_while_one_is_active(
     assert Rollout.objects.filter(release__version="1.2").count() == 0
 
 
-def test_the_database_refuses_a_second_active_rollout(running: Rollout) -> None:
+def test_the_database_refuses_a_second_moving_rollout(running: Rollout) -> None:
     twin = Rollout(
         service=running.service,
         environment=running.environment,
         release=running.release,
         requested_by="nobody",
+        state="running",
     )
     with pytest.raises(IntegrityError), transaction.atomic():
         twin.save()

@@ -40,6 +40,7 @@ def test_defaults_are_safe_and_local(tmp_path):
         ("SLIPWAY_HEARTBEAT_SECONDS", "0", "set it to a whole number of 1 or more."),
         ("SLIPWAY_ARTIFACT_MAX_BYTES", "2GB", "SLIPWAY_ARTIFACT_MAX_BYTES is '2GB'"),
         ("SLIPWAY_WORKER_PROCESSES", "-1", "SLIPWAY_WORKER_PROCESSES is '-1'"),
+        ("SLIPWAY_MAX_ACTIVE_ROLLOUTS", "0", "set it to a whole number of 1 or more."),
         ("SLIPWAY_PUBLIC_URL", "slipway.example.com", "set it to http(s)://HOST[:PORT], without a path."),
         ("SLIPWAY_PUBLIC_URL", "https://example.com/slipway", "without a path."),
         ("SLIPWAY_PROCESS", "server", "set it to one of: web, worker, clock, cli."),
