@@ -21,6 +21,7 @@ from deployments.models import (
     ArtifactUpload,
     ConfigSnapshot,
     Environment,
+    JobFault,
     JoinToken,
     Membership,
     Region,
@@ -61,6 +62,9 @@ VERBS: dict[str, str] = {
     "rollout.resume": "deploy_team",
     "rollout.cancel": "deploy_team",
     "rollout.rollback": "deploy_team",
+    "rollout.retry": "deploy_team",
+    "rollout.skip": "deploy_team",
+    "release.hold": "deploy_team",
     "agent.view": "view_team",
 }
 """Verb -> permission on the object's team."""
@@ -70,10 +74,13 @@ ORGANISATION_VERBS = frozenset(
         "team.create",
         "environment.create",
         "environment.change",
+        "team.limit",
         "region.create",
         "agent.enrol",
         "agent.revoke",
         "audit.view",
+        "fault.view",
+        "fault.release",
     }
 )
 """Verbs on what belongs to nobody in particular; administrators only."""
@@ -183,6 +190,7 @@ PREDICATES: dict[type[models.Model], Callable[[Actor], Q]] = {
     Environment: lambda actor: Q(),
     Region: lambda actor: Q(),
     JoinToken: lambda actor: Q(pk__in=[]),
+    JobFault: lambda actor: Q(pk__in=[]),
 }
 
 

@@ -13,14 +13,16 @@ with it (the unique index covers waiting rows only) and a new row is inserted. N
 
 The price: two transactions that nudge the same key wait for one another. Enqueue near the end of a
 transaction, and several keys in sorted order.
+
+Redelivery. A taken job comes back when the cluster that took it is dead, at once on the same machine, or
+when it was not acknowledged in time. It may then be the job itself that kills who runs it: so it comes
+back wrapped in a call of RUN_AGAIN, which counts before it runs.
 """
 
 import copy
 import logging
 import os
-import socket
 import time
-from collections.abc import Callable
 from typing import Any, Self, cast
 
 import psycopg
@@ -28,7 +30,9 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, models
 from django.db.models.functions import Now
 from django_q.brokers import Broker
+from django_q.signing import BadSignature, SignedPackage
 
+from deployments import processes
 from deployments.models.jobs import QueuedJob
 
 logger = logging.getLogger(__name__)
@@ -39,6 +43,8 @@ CHANNEL = "slipway_jobs"
 POLL_SECONDS = 0.5
 EXPIRY_SCAN_SECONDS = 1.0
 RECONNECT_SECONDS = 1.0
+
+RUN_AGAIN = "deployments.tasks.run_again"
 
 _TABLE = QueuedJob._meta.db_table
 
@@ -90,11 +96,7 @@ _TAKE_EXPIRED = f"""
 _DELETE = f"DELETE FROM {_TABLE} WHERE id = %(id)s AND {_NO_WAIT_FOR_DISK}"  # noqa: S608
 
 _Job = tuple[int, str]
-
-
-def cluster_name(pid: int | str) -> str:
-    """Who takes jobs: this machine and the process id of the cluster's sentinel, the pusher's parent."""
-    return f"{socket.gethostname()}:{pid}"
+_Row = tuple[int, str, int, int]
 
 
 class PostgresBroker(Broker):
@@ -203,17 +205,6 @@ class PostgresBroker(Broker):
     def info(self) -> str:
         return "PostgreSQL with LISTEN/NOTIFY"
 
-    def release_dead(self, is_alive: Callable[[int], bool]) -> int:
-        """Hand out again at once what this machine's dead clusters had taken; returns how many jobs.
-
-        `is_alive` tells of a process id whether that cluster still runs. The jobs of other machines'
-        clusters come back when their time is up.
-        """
-        taken = self._rows().filter(taken_until__isnull=False, taken_by__startswith=cluster_name(""))
-        names = taken.values_list("taken_by", flat=True).distinct()
-        dead = [name for name in names if not is_alive(int(name.rpartition(":")[2]))]
-        return taken.filter(taken_by__in=dead).update(taken_until=Now()) if dead else 0
-
     # --- inside ---
 
     def _rows(self) -> "models.QuerySet[QueuedJob]":
@@ -223,33 +214,46 @@ class PostgresBroker(Broker):
         rows = self._execute_take(_TAKE)
         if time.monotonic() >= self._expiry_scan_due:
             self._expiry_scan_due = time.monotonic() + EXPIRY_SCAN_SECONDS
-            rows += self._drop_worn_out(self._execute_take(_TAKE_EXPIRED))
+            rows += self._take_back()
         rows.sort(key=lambda row: (-row[2], row[0]))
         return [(job_id, payload) for job_id, payload, _priority, _attempts in rows]
 
-    def _execute_take(self, statement: str) -> list[tuple[int, str, int, int]]:
+    def _take_back(self) -> list[_Row]:
+        """Jobs that somebody took and will not bring to an end, without those that were handed out too often."""
+        self._release_dead()
+        most = settings.Q_CLUSTER["max_attempts"]
+        rows = []
+        for job_id, payload, priority, attempts in self._execute_take(_TAKE_EXPIRED):
+            if attempts <= most:
+                rows.append((job_id, _counted(payload), priority, attempts))
+                continue
+            logger.error("Dropped job %s: it was handed out %s times and never ended", job_id, most)
+            self.delete(job_id)
+        return rows
+
+    def _release_dead(self) -> None:
+        """Have what this machine's dead clusters had taken handed out again, and not only in its time."""
+        taken = self._rows().filter(taken_until__gt=Now(), taken_by__startswith=f"{processes.machine()}:")
+        names = taken.values_list("taken_by", flat=True).distinct()
+        dead = [name for name in names if processes.is_dead(name)]
+        if dead and (released := taken.filter(taken_by__in=dead).update(taken_until=Now())):
+            logger.warning("Released %s jobs of a cluster that died", released)
+
+    def _execute_take(self, statement: str) -> list[_Row]:
         values: dict[str, str | int] = {
             "queue": self.list_key,
             "retry": settings.Q_CLUSTER["retry"],
-            "taken_by": cluster_name(os.getppid()),
+            # The pusher's parent, the cluster's guard, which ends when any part of the cluster dies.
+            "taken_by": processes.name(os.getppid()),
             "limit": settings.Q_CLUSTER["bulk"],
         }
         with connection.cursor() as cursor:
             cursor.execute(statement, values)
-            return cast("list[tuple[int, str, int, int]]", cursor.fetchall())
+            return cast("list[_Row]", cursor.fetchall())
 
     def _execute_delete(self, job_id: int) -> None:
         with connection.cursor() as cursor:
             cursor.execute(_DELETE, {"id": job_id})
-
-    def _drop_worn_out(self, rows: list[tuple[int, str, int, int]]) -> list[tuple[int, str, int, int]]:
-        """Without the jobs that took a worker down each time: they would do so for ever."""
-        most = settings.Q_CLUSTER["max_attempts"]
-        for job_id, _payload, _priority, attempts in rows:
-            if attempts > most:
-                logger.error("Dropped job %s: no worker survived it in %s attempts", job_id, most)
-                self.delete(job_id)
-        return [row for row in rows if row[3] <= most]
 
     def _wait(self) -> list[_Job]:
         assert self._listener is not None
@@ -279,3 +283,14 @@ class PostgresBroker(Broker):
             self._listener.close()
         self._listener = None
         connection.close()
+
+
+def _counted(payload: str) -> str:
+    """The job as a call of RUN_AGAIN with what it calls; one that is not ours is left to `fail`."""
+    try:
+        job = SignedPackage.loads(payload)  # type: ignore[no-untyped-call]
+    except (TypeError, BadSignature):
+        return payload
+    job["args"] = (job["func"], *job["args"])
+    job["func"] = RUN_AGAIN
+    return cast("str", SignedPackage.dumps(job))  # type: ignore[no-untyped-call]

@@ -10,12 +10,16 @@ from django_q.tasks import async_task
 
 from deployments.broker import PostgresBroker
 
-
-def tick(rollout_id: UUID) -> None:
-    """Have the engine look at this rollout; one waiting wake-up is enough."""
-    _enqueue("deployments.tasks.tick", f"tick:{rollout_id}", str(rollout_id))
+TICK = "deployments.tasks.tick"
 
 
-def _enqueue(function: str, coalesce_key: str, *args: str) -> None:
-    broker = PostgresBroker().with_options(coalesce_key=coalesce_key)
-    async_task(function, *args, broker=broker)  # type: ignore[no-untyped-call]
+def tick(rollout_id: UUID, *, delay_seconds: float = 0.0) -> None:
+    """Have the engine look at this rollout, now or later; one waiting wake-up is enough, the earliest."""
+    call(TICK, str(rollout_id), delay_seconds=delay_seconds)
+
+
+def call(function: str, subject: str, *, delay_seconds: float = 0.0) -> None:
+    """Have a worker call `function` with `subject`; one waiting call is enough."""
+    key = f"{function.rpartition('.')[2]}:{subject}"
+    broker = PostgresBroker().with_options(coalesce_key=key, delay_seconds=delay_seconds)
+    async_task(function, subject, broker=broker)  # type: ignore[no-untyped-call]

@@ -183,7 +183,8 @@ Q_CLUSTER: dict[str, Any] = {
     "retry": 30,
     # A failed job is not repeated by the queue: what it stood for is found again by the sweep.
     "ack_failures": True,
-    "max_attempts": 5,
+    # The last resort: a job that kills its worker each time is in quarantine before that.
+    "max_attempts": 10,
     "bulk": 10,
     "queue_limit": 20,
     # Successes are not kept: a row each would cost more than the job.

@@ -6,6 +6,7 @@ moved on, and what it decided is void. Fences come from one sequence for the who
 that an agent can compare those of different rollouts of one target.
 """
 
+import os
 import uuid
 from datetime import datetime
 from uuid import UUID
@@ -13,6 +14,7 @@ from uuid import UUID
 import msgspec
 from django.db import connection
 
+from deployments import processes
 from deployments.errors import LeaseLost
 
 LEASE_SECONDS = 15
@@ -28,7 +30,7 @@ CLAIM = f"""
                            ELSE lease_until END,
         fence = CASE WHEN {FREE} THEN nextval('slipway_fence') ELSE fence END,
         wake_again = NOT {FREE}
-    WHERE id = %(id)s AND state = ANY(%(active)s)
+    WHERE id = %(id)s AND state = ANY(%(active)s) AND quarantined_at IS NULL
       AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
     RETURNING lease_owner = %(owner)s, fence
 """  # noqa: S608  # FREE is a constant of this module
@@ -46,6 +48,11 @@ RELEASE = """
     WHERE r.id = before.id AND r.lease_owner = %(owner)s
     RETURNING before.wake_again
 """
+OWNER = "SELECT lease_owner FROM deployments_rollout WHERE id = %(id)s AND lease_until IS NOT NULL"
+FREE_FROM = """
+    UPDATE deployments_rollout SET lease_owner = '', lease_until = NULL, wake_again = false
+    WHERE id = %(id)s AND lease_owner = %(owner)s
+"""
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -56,7 +63,7 @@ class Lease(msgspec.Struct, frozen=True):
 
 def claim(rollout_id: UUID, active: list[str]) -> Lease | None:
     """Take the lease. None when the rollout is at its end, or somebody holds it: they will look again."""
-    owner = uuid.uuid4().hex
+    owner = f"{processes.name(os.getpid())}:{uuid.uuid4().hex[:12]}"
     with connection.cursor() as cursor:
         cursor.execute(CLAIM, {"owner": owner, "seconds": LEASE_SECONDS, "id": rollout_id, "active": active})
         row = cursor.fetchone()
@@ -80,3 +87,18 @@ def release(lease: Lease) -> bool:
         cursor.execute(RELEASE, {"id": lease.rollout_id, "owner": lease.owner})
         row = cursor.fetchone()
     return bool(row and row[0])
+
+
+def free(rollout_id: UUID) -> None:
+    """Take the lease from an owner who will not give it back: this process after an error, or a dead one.
+
+    Whoever waits for the rollout need not wait for the lease to run out then. Should the owner be alive
+    after all, `guard` tells it that the lease is lost.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(OWNER, {"id": rollout_id})
+        row = cursor.fetchone()
+        owner: str = row[0] if row else ""
+        holder = owner.rpartition(":")[0]
+        if holder == processes.name(os.getpid()) or processes.is_dead(holder):
+            cursor.execute(FREE_FROM, {"id": rollout_id, "owner": owner})

@@ -2,8 +2,9 @@
 
 Two weaknesses of a pool of forked processes are answered here. A process that is killed while it holds a
 queue's lock freezes all who share the queue, and nobody can see whether it held it: so any sudden death
-inside restarts the whole cluster, which takes half a second and costs nothing, since jobs are idempotent.
-And when the parent is killed its children would work on: so each child asks the kernel to die with it.
+inside restarts the whole cluster, which takes half a second and costs nothing, since jobs are idempotent
+and the broker hands those of a dead cluster out again at once. And when the parent is killed its children
+would work on: so each child asks the kernel to die with it.
 """
 
 import ctypes
@@ -18,14 +19,11 @@ from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from multiprocessing.synchronize import Event as SharedEvent
-from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import connections
 from django_q.cluster import Sentinel
-
-from deployments.broker import PostgresBroker
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +66,6 @@ def run(stop: threading.Event) -> None:
     """Keep a cluster running until `stop` is set; then let it finish the jobs in hand."""
     _children_die_with_us()
     while not stop.is_set():
-        _release_jobs_of_the_dead()
         stop_event, sentinel, beat = _start()
         while not stop.is_set() and _is_well(sentinel, beat):
             wait([sentinel.sentinel], timeout=LOOK_SECONDS)
@@ -100,22 +97,6 @@ def _is_well(sentinel: ForkProcess, beat: c_double) -> bool:
         logger.critical("The cluster is silent for %.0f s and is started again", silent_seconds)
         return False
     return True
-
-
-def _release_jobs_of_the_dead() -> None:
-    """A database that is away is no reason not to start: the cluster waits for it."""
-    try:
-        if released := PostgresBroker().release_dead(_is_alive):
-            logger.warning("Released %s jobs of a cluster that died", released)
-    except Exception:
-        logger.exception("Could not look for jobs of dead clusters")
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _children_die_with_us() -> None:

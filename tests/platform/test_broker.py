@@ -1,8 +1,8 @@
 """The queue: coalescing without a lost wake-up, one taker for a job, redelivery, delay, waking."""
 
 import math
-import os
 import pickle
+import subprocess
 import threading
 import time
 
@@ -10,9 +10,12 @@ import psycopg
 import pytest
 from django.conf import settings
 from django.db import connection, transaction
+from django_q.conf import Conf
+from django_q.signing import SignedPackage
 
 from deployments import broker as broker_module
-from deployments.broker import PostgresBroker, cluster_name
+from deployments import processes
+from deployments.broker import RUN_AGAIN, PostgresBroker
 from deployments.models.jobs import QueuedJob
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -38,6 +41,13 @@ def second_connection():
 def enqueue_from(session: psycopg.Connection, key: str, payload: str = "other") -> None:
     values = {"queue": "slipway", "key": key, "priority": 0, "payload": payload, "delay": 0}
     session.execute(broker_module._ENQUEUE, values)
+
+
+def nobody() -> int:
+    """A process id that nobody has any more."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return ended.pid
 
 
 def payloads(jobs) -> list[str]:
@@ -169,7 +179,28 @@ def test_a_job_that_was_not_acknowledged_in_time_is_handed_out_again(broker, mon
     assert QueuedJob.objects.get().attempts == 2
 
 
-def test_a_job_that_no_worker_survives_is_dropped(broker, monkeypatch):
+def test_a_job_that_is_handed_out_again_is_counted_before_it_runs(broker, monkeypatch):
+    """Perhaps it was the job itself that took its worker down."""
+    monkeypatch.setitem(settings.Q_CLUSTER, "retry", 0)
+    first = SignedPackage.dumps({"func": "some.job", "args": ("a", 1), "kwargs": {}})
+    broker.enqueue(first)
+    broker._expiry_scan_due = math.inf
+    assert payloads(broker._take()) == [first]
+
+    for _ in range(2):
+        broker._expiry_scan_due = 0
+        ((_, again),) = broker._take()
+        job = SignedPackage.loads(again)
+        assert (job["func"], job["args"]) == (RUN_AGAIN, ("some.job", "a", 1))
+
+
+def test_a_job_is_stopped_before_it_would_be_handed_out_again():
+    """Else it would run twice at once. Its guard stops it 3 s late, and looks twice a second."""
+    stopped_at = settings.Q_CLUSTER["timeout"] + 3 + Conf.GUARD_CYCLE
+    assert stopped_at + 5 <= settings.Q_CLUSTER["retry"]
+
+
+def test_a_job_that_is_never_brought_to_an_end_is_dropped(broker, monkeypatch):
     monkeypatch.setitem(settings.Q_CLUSTER, "retry", 0)
     monkeypatch.setitem(settings.Q_CLUSTER, "max_attempts", 2)
     broker.enqueue("a")
@@ -185,12 +216,20 @@ def test_jobs_of_a_dead_cluster_are_released_and_those_of_a_living_one_are_not(b
     broker.enqueue("dead")
     broker.enqueue("living")
     broker._take()
-    QueuedJob.objects.filter(payload="dead").update(taken_by=cluster_name(4_000_000))
-
-    assert broker.release_dead(lambda pid: pid == os.getppid()) == 1
+    QueuedJob.objects.filter(payload="dead").update(taken_by=processes.name(nobody()))
 
     broker._expiry_scan_due = 0
     assert payloads(broker._take()) == ["dead"]
+
+
+def test_of_processes_elsewhere_nothing_is_concluded(broker):
+    """Another machine, or a container on this one with process ids of its own."""
+    broker.enqueue("a")
+    broker._take()
+    for where in ("elsewhere/1", processes.machine().rpartition("/")[0] + "/1"):
+        QueuedJob.objects.update(taken_by=f"{where}:{nobody()}")
+        broker._expiry_scan_due = 0
+        assert broker._take() == []
 
 
 def test_a_commit_elsewhere_wakes_the_waiting_taker(broker, second_connection, monkeypatch):
