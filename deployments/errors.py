@@ -72,6 +72,19 @@ class RolloutActive(Conflict):
     code = "rollout-active"
 
 
+class ReleaseOnHold(Conflict):
+    """The release is on hold. Lift its hold first, or choose another release."""
+
+    code = "release-on-hold"
+
+
+class QueueFull(SlipwayError):
+    """Too many rollouts wait in the queue. Cancel some that are not needed, or try again later."""
+
+    code = "queue-full"
+    status = 429
+
+
 class MoveNotAllowed(Conflict):
     """The rollout's state does not permit this."""
 

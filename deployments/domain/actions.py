@@ -12,11 +12,14 @@ from deployments.domain.waiting import Waiting
 class MoveRollout(msgspec.Struct, frozen=True):
     to: RolloutState
     reason: str = ""
+    deadline: datetime | None = None
+    """When it has to be done; None leaves it as it is."""
 
 
 class MoveBatch(msgspec.Struct, frozen=True):
     id: UUID
     to: BatchState
+    deadline: datetime | None = None
 
 
 class MoveTarget(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +51,12 @@ class CloseTask(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class PlaceHold(msgspec.Struct, frozen=True):
+    """Keep the rollout's release out until somebody lifts the hold."""
+
+    reason: str
+
+
 class Wait(msgspec.Struct, frozen=True):
     """State what is waited for; None at an end."""
 
@@ -60,4 +69,4 @@ class CheckAt(msgspec.Struct, frozen=True):
     when: datetime | None
 
 
-Action = MoveRollout | MoveBatch | MoveTarget | Dispatch | CloseTask | Wait | CheckAt
+Action = MoveRollout | MoveBatch | MoveTarget | Dispatch | CloseTask | PlaceHold | Wait | CheckAt

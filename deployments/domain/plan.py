@@ -4,6 +4,8 @@ An approval binds to `plan_digest`: whatever a person said yes to is in here, an
 changes by itself (no time, no name of the requester).
 """
 
+from typing import Any
+
 import msgspec
 
 from deployments.domain.canonical import digest
@@ -26,9 +28,9 @@ class PlanBody(msgspec.Struct, frozen=True, kw_only=True):
     artifact_digest: str
     config_digest: str
     kind: str
-    """`deploy` or `rollback`."""
+    """`deploy`, `rollback` or `repair`."""
     strategy: str
-    params: dict[str, int | str | bool]
+    params: dict[str, Any]
     """The strategy's parameters with every default filled in."""
     waves: tuple[WavePlan, ...]
 

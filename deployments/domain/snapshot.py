@@ -1,10 +1,12 @@
 """Everything that the planner sees of one rollout, frozen at one moment."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import msgspec
 
+from deployments.domain.queue import Slot
 from deployments.domain.states import BatchState, RolloutState, TargetState, TaskState
 from deployments.domain.waiting import Waiting
 
@@ -15,6 +17,7 @@ class TaskFacts(msgspec.Struct, frozen=True, kw_only=True):
     state: TaskState
     attempt: int
     expires_at: datetime
+    given_at: datetime | None = None
     error_code: str = ""
     error: str = ""
     log_tail: tuple[str, ...] = ()
@@ -33,13 +36,18 @@ class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: datetime | None
     touched: bool
     has_previous: bool
+    previous_held: bool = False
+    """Whether the release that it would go back to is on hold."""
     health: str
     """As the agent last reported: healthy, unhealthy or unknown."""
     reported_at: datetime | None
+    error_code: str = ""
     error: str
     agent: str
     agent_silent: bool
     """Whether it missed three heartbeats: what it last said of its targets counts no longer."""
+    agent_seen_at: datetime | None = None
+    agent_connected_at: datetime | None = None
     reports_release: bool
     """Whether the last report speaks of this rollout's release, and not of what ran before."""
     task: TaskFacts | None = None
@@ -52,6 +60,7 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
     wave: str
     state: BatchState
     activated_at: datetime | None
+    deadline_at: datetime | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +73,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     """`orders 1.2 to prod`, for sentences."""
     strategy: str
-    params: dict[str, int | str | bool]
+    params: dict[str, Any]
     waiting_on: Waiting | None
+    created_at: datetime | None = None
+    deadline_at: datetime | None = None
+    hold: str | None = None
+    """Why the release is on hold; None: it is not."""
+    slot: Slot | None = None
+    """While it waits for a slot: whether it may start, and its place in the queue."""
     batches: tuple[BatchFacts, ...]
     targets: tuple[TargetFacts, ...]

@@ -7,7 +7,7 @@ import msgspec
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: str
-    """`queue`, `tasks`, `bake`, `retry`, `capacity`, `person`, `agent`."""
+    """`engine`, `queue`, `tasks`, `bake`, `retry`, `capacity`, `person`, `agent`, `fault`."""
     sentence: str
     subject: str = ""
     """What the wait is about; while kind and subject stay, it is one and the same wait."""

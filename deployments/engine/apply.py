@@ -15,11 +15,13 @@ from deployments.domain.actions import (
     MoveBatch,
     MoveRollout,
     MoveTarget,
+    PlaceHold,
     Wait,
 )
 from deployments.domain.snapshot import Snapshot
-from deployments.domain.states import BatchState, RolloutState, TargetState
+from deployments.domain.states import WAITING_FOR_SLOT, BatchState, RolloutState, TargetState
 from deployments.domain.waiting import Waiting
+from deployments.engine import holds
 from deployments.engine.transition import Moves
 from deployments.events import Change
 from deployments.models.base import new_id
@@ -49,10 +51,22 @@ SEND_TARGETS = """
     JOIN deployments_rollout r ON r.id = rt.rollout_id
     WHERE t.id = rt.target_id AND new.kind <> 'stage'
 """
+# A rollout that tried the rest of an earlier one again makes stable what was healthy there already.
 MARK_STABLE = """
-    UPDATE deployments_target AS t SET stable_release_id = r.release_id
-    FROM deployments_rollouttarget rt JOIN deployments_rollout r ON r.id = rt.rollout_id
-    WHERE t.id = rt.target_id AND rt.rollout_id = %(rollout)s AND rt.state = 'healthy'
+    WITH RECURSIVE tried AS (
+        SELECT id, retries_id, release_id FROM deployments_rollout WHERE id = %(rollout)s
+        UNION SELECT r.id, r.retries_id, r.release_id
+        FROM deployments_rollout r JOIN tried ON r.id = tried.retries_id AND r.release_id = tried.release_id)
+    UPDATE deployments_target AS t SET stable_release_id = tried.release_id
+    FROM tried JOIN deployments_rollouttarget rt ON rt.rollout_id = tried.id
+    WHERE t.id = rt.target_id AND t.release_id = tried.release_id AND rt.state = 'healthy'
+"""
+# While it waited for its slot another rollout may have succeeded here.
+REFRESH_PREVIOUS = """
+    UPDATE deployments_rollouttarget AS rt SET previous_release_id = t.stable_release_id
+    FROM deployments_target t
+    WHERE t.id = rt.target_id AND rt.rollout_id = %(rollout)s
+      AND rt.previous_release_id IS DISTINCT FROM t.stable_release_id
 """
 NEXT = """
     UPDATE deployments_rollout SET waiting_on = %(waiting)s::jsonb, next_check_at = %(check)s
@@ -86,9 +100,20 @@ def apply(actions: list[Action], snapshot: Snapshot, moves: Moves, *, fence: int
     moves.move_batches(batch_moves)
     for action in actions:
         if isinstance(action, MoveRollout):
-            moves.move_rollout(action.to, reason=action.reason)
+            is_start = action.to is RolloutState.RUNNING and moves.rollout.state in WAITING_FOR_SLOT
+            moves.move_rollout(action.to, reason=action.reason, deadline=action.deadline)
+            if is_start:
+                _execute(REFRESH_PREVIOUS, {"rollout": snapshot.rollout_id})
             if action.to is RolloutState.SUCCEEDED:
                 _execute(MARK_STABLE, {"rollout": snapshot.rollout_id})
+        elif isinstance(action, PlaceHold):
+            placed = holds.place(
+                moves.rollout.release_id,
+                rollout_id=snapshot.rollout_id,
+                reason=action.reason,
+                actor=moves.actor,
+            )
+            moves.changes += [placed] if placed else []
     _wait(actions, snapshot, moves, now)
 
 
@@ -118,7 +143,7 @@ def _wait(actions: list[Action], snapshot: Snapshot, moves: Moves, now: datetime
             check = action.when
     if waiting is not None:
         goes_on = waiting.same_as(snapshot.waiting_on)
-        since = snapshot.waiting_on.since if goes_on and snapshot.waiting_on else now
+        since = waiting.since or (snapshot.waiting_on.since if goes_on and snapshot.waiting_on else now)
         waiting = msgspec.structs.replace(waiting, since=since)
         if not goes_on:
             moves.changes.append(

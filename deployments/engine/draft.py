@@ -8,6 +8,8 @@ import hashlib
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import msgspec
+
 from deployments.domain.actions import (
     Action,
     CheckAt,
@@ -16,15 +18,13 @@ from deployments.domain.actions import (
     MoveBatch,
     MoveRollout,
     MoveTarget,
+    PlaceHold,
     Wait,
 )
 from deployments.domain.snapshot import Snapshot, TargetFacts, TaskFacts
 from deployments.domain.states import TASK_OPEN, BatchState, RolloutState, TargetState, TaskState
 from deployments.domain.waiting import Waiting
-from deployments.strategies.base import BatchView, Params
-
-RETRY_BASE_SECONDS = 1.0
-RETRY_MAX_SECONDS = 30.0
+from deployments.strategies.base import BatchView, Params, size
 
 
 @dataclasses.dataclass(slots=True)
@@ -34,6 +34,7 @@ class DraftTarget:
     attempts: int
     retry_at: datetime | None
     touched: bool
+    error_code: str
     error: str
     task: TaskFacts | None
     """The newest task while it is open."""
@@ -53,6 +54,7 @@ class DraftTarget:
             self.state in (TargetState.ACTIVATING, TargetState.REVERTING)
             or (self.state is TargetState.FAILED and self.touched and self.facts.health != "healthy")
             or (self.facts.has_previous and self.facts.health == "unhealthy")
+            or (self.facts.agent_silent and (self.touched or self.facts.has_previous))
         )
 
 
@@ -62,6 +64,8 @@ class Draft:
         self.params = params
         self.now = now
         self.state = snapshot.state
+        self.outcome = snapshot.outcome
+        self.deadline_at = snapshot.deadline_at
         self.actions: list[Action] = []
         self.waiting: Waiting | None = None
         self._checks: list[datetime] = []
@@ -72,6 +76,7 @@ class Draft:
                 attempts=facts.attempts,
                 retry_at=facts.retry_at,
                 touched=facts.touched,
+                error_code=facts.error_code,
                 error=facts.error,
                 task=facts.task if facts.task and facts.task.state in TASK_OPEN else None,
             )
@@ -86,20 +91,42 @@ class Draft:
             )
             for batch in snapshot.batches
         }
+        self.batch_deadlines = {batch.position: batch.deadline_at for batch in snapshot.batches}
         self._batch_ids = {batch.position: batch.id for batch in snapshot.batches}
+        self._members: dict[int, list[DraftTarget]] = {batch.position: [] for batch in snapshot.batches}
+        for target in self.targets:
+            self._members[target.facts.batch].append(target)
 
     def of_batch(self, position: int) -> list[DraftTarget]:
-        return [target for target in self.targets if target.facts.batch == position]
+        return self._members[position]
 
     def in_state(self, *states: TargetState) -> list[DraftTarget]:
         return [target for target in self.targets if target.state in states]
 
-    def move_rollout(self, to: RolloutState, reason: str = "") -> None:
-        self.actions.append(MoveRollout(to, reason))
+    def down(self) -> list[DraftTarget]:
+        """Targets that failed after they were changed: they serve nobody until somebody acts."""
+        return [
+            target
+            for target in self.in_state(TargetState.FAILED)
+            if target.touched and target.facts.health != "healthy"
+        ]
+
+    def unavailability_limit(self, *, default: int) -> int:
+        value = self.params.max_unavailable
+        return default if value == 0 else size(value, len(self.targets), "max_unavailable")
+
+    def move_rollout(self, to: RolloutState, reason: str = "", *, deadline: datetime | None = None) -> None:
+        self.actions.append(MoveRollout(to, reason, deadline))
         self.state = to
+        self.outcome = reason
+        self.deadline_at = deadline or self.deadline_at
 
     def move_batch(self, position: int, to: BatchState) -> None:
-        self.actions.append(MoveBatch(self._batch_ids[position], to))
+        deadline = None
+        if to is BatchState.RUNNING:
+            deadline = self.now + timedelta(seconds=self.params.batch_timeout_seconds)
+            self.batch_deadlines[position] = deadline
+        self.actions.append(MoveBatch(self._batch_ids[position], to, deadline))
         batch = self.batches[position]
         self.batches[position] = BatchView(
             position=position,
@@ -133,6 +160,7 @@ class Draft:
         target.state = to
         target.attempts = attempts
         target.retry_at = retry_at
+        target.error_code = error_code
         target.error = error
         target.touched = target.touched or to is TargetState.ACTIVATING
 
@@ -150,24 +178,40 @@ class Draft:
         self.actions.append(CloseTask(target.task.id, to, reason))
         target.task = None
 
+    def place_hold(self, reason: str) -> None:
+        self.actions.append(PlaceHold(reason))
+
     def check_at(self, when: datetime) -> None:
         self._checks.append(when)
 
     def finish(self) -> list[Action]:
         """Return all decisions, with what is waited for and when to look again."""
         for target in self.targets:
-            if target.task is not None:
+            if target.task is not None and target.task.expires_at > self.now:
                 self.check_at(target.task.expires_at)
+        if self.state is RolloutState.RUNNING:
+            self._keep_deadlines()
         self.actions.append(Wait(self.waiting))
         self.actions.append(CheckAt(min(self._checks, default=None)))
         return self.actions
+
+    def _keep_deadlines(self) -> None:
+        """Look again when batch or rollout run out of time; a wait without an end of its own has theirs."""
+        running = [one.position for one in self.batches.values() if one.state is BatchState.RUNNING]
+        ends = [end for end in map(self.batch_deadlines.get, running) if end is not None]
+        if self.deadline_at is not None:
+            ends.append(self.deadline_at)
+        for end in ends:
+            self.check_at(end)
+        if ends and self.waiting is not None and self.waiting.deadline is None:
+            self.waiting = msgspec.structs.replace(self.waiting, deadline=min(ends))
 
     def retry_time(self, target: DraftTarget, attempt: int) -> datetime:
         """When to try again: exponential backoff with full jitter (Brooker, AWS Architecture Blog, 2015).
 
         The jitter comes from a hash of target and attempt, so that the same snapshot gives the same plan.
         """
-        ceiling = min(RETRY_MAX_SECONDS, RETRY_BASE_SECONDS * 2**attempt)
+        ceiling = min(self.params.retry_max_seconds, self.params.retry_base_seconds * 2**attempt)
         hashed = hashlib.sha256(f"{target.id}/{attempt}".encode()).digest()
         share = int.from_bytes(hashed[:4], "big") / 2**32
         return self.now + timedelta(seconds=0.2 + share * ceiling)

@@ -1,14 +1,14 @@
 """Sentences for what a rollout waits for."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from deployments.domain.queue import Slot
 from deployments.domain.states import RolloutState
 from deployments.domain.waiting import Waiting
 from deployments.engine.draft import Draft, DraftTarget
 
 STEERING = ("pause", "rollback", "cancel")
-SILENT_CHECK_SECONDS = 2
 DOING = {
     "staging": "fetch and check the release",
     "activating": "start the release and pass their health check",
@@ -20,7 +20,7 @@ def say_working(draft: Draft, targets: Sequence[DraftTarget], doing: str) -> Wai
     """Targets are at work; names the agents that have not been heard of for long."""
     batch = targets[0].facts.batch
     where = f"Batch {batch + 1} of {len(draft.batches)}: " if doing == "activating" else ""
-    sentence = f"{where}{_count(len(targets), 'target')} to {DOING[doing]}: {_names(targets)}"
+    sentence = f"{where}{_count(len(targets), 'target')} to {DOING[doing]}: {names_of(targets)}"
     silent = sorted({target.facts.agent for target in targets if target.facts.agent_silent})
     if silent:
         sentence += f". Not heard of for a while: agent {', '.join(silent[:4])}"
@@ -60,7 +60,7 @@ def say_blocked_by_capacity(draft: Draft, limit: int) -> Waiting:
         kind="capacity",
         subject="capacity",
         sentence=(
-            f"{_count(len(out), 'target')} out of service ({_names(out)}); no more than {limit} may be. "
+            f"{_count(len(out), 'target')} out of service ({names_of(out)}); no more than {limit} may be. "
             "It goes on when they are healthy again"
         ),
         who="whoever can mend these targets, or anyone who may roll back or cancel",
@@ -68,29 +68,69 @@ def say_blocked_by_capacity(draft: Draft, limit: int) -> Waiting:
     )
 
 
-def say_paused(reason: str) -> Waiting:
+def say_paused(reason: str, down: Sequence[DraftTarget] = ()) -> Waiting:
     why = reason.rstrip(".")
+    sentence = f"Paused: {why}" if why else "Paused"
+    if down:
+        sentence += f". Out of service meanwhile: {names_of(down)}"
     return Waiting(
         kind="person",
         subject="paused",
-        sentence=f"Paused: {why}" if why else "Paused",
+        sentence=sentence,
         who="anyone who may resume rollouts of this service",
-        unblock=("resume", "rollback", "cancel"),
+        unblock=("resume", "retry", "skip", "rollback", "cancel")
+        if down
+        else ("resume", "rollback", "cancel"),
     )
 
 
 def say_silent(draft: Draft, targets: Sequence[DraftTarget]) -> Waiting:
-    """Targets that were healthy when last heard of: they are neither taken for healthy nor for failed."""
+    """Agents that were not heard of: their targets are neither taken for healthy nor for failed."""
     agents = ", ".join(sorted({target.facts.agent for target in targets})[:4])
+    ends = [end for end in (silent_deadline(draft, target) for target in targets) if end is not None]
+    then = f"; then the policy is to {draft.params.on_silent}" if ends else ""
     return Waiting(
         kind="agent",
         subject=f"silent:{targets[0].facts.batch}",
         sentence=(
-            f"Agent {agents} has not been heard of for a while; whether {_names(targets)} still serve is not "
-            "known. It goes on when the agent is back"
+            f"Agent {agents} has not been heard of for a while; what {names_of(targets)} run is not known. "
+            f"It goes on when the agent is back{then}"
         ),
-        who="whoever runs the agent's machine, or anyone who may roll back or cancel",
-        unblock=_steering(draft),
+        who="whoever runs the agent's machine, or anyone who may skip these targets, roll back or cancel",
+        unblock=("skip", *_steering(draft)),
+        deadline=min(ends, default=None),
+    )
+
+
+def silent_deadline(draft: Draft, target: DraftTarget) -> datetime | None:
+    """When the policy acts on this silent agent; None: it waits."""
+    if draft.params.on_silent == "wait":
+        return None
+    since = target.facts.agent_seen_at or draft.snapshot.state_since
+    return since + timedelta(seconds=draft.params.silent_seconds)
+
+
+def say_queued(draft: Draft, slot: Slot) -> Waiting:
+    """It waits for a slot; says its place, what is before it, and when it may be its turn."""
+    behind = {
+        "service": f"a rollout of the same service moves there ({slot.ahead})",
+        "environment": f"{slot.limit} of at most {slot.limit} rollouts move there",
+        "team": f"{slot.limit} of at most {slot.limit} rollouts of the team move",
+        "all": f"{slot.limit} of at most {slot.limit} rollouts move",
+        "": "it is next",
+    }[slot.blocked_by]
+    place = f"Number {slot.place} of {slot.waiting} in the queue for this environment: {behind}"
+    if slot.estimate is not None:
+        place += f". It may start about {slot.estimate:%H:%M} UTC"
+    return Waiting(
+        kind="queue",
+        subject="queue",
+        sentence=place,
+        who="nobody needs to act; whoever may steer what moves now can end it"
+        if slot.blocked_by == "service"
+        else "nobody needs to act",
+        unblock=("cancel",),
+        since=draft.snapshot.created_at,
     )
 
 
@@ -102,6 +142,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _names(targets: Sequence[DraftTarget]) -> str:
+def names_of(targets: Sequence[DraftTarget]) -> str:
     names = ", ".join(target.name for target in targets[:4])
     return f"{names} and {len(targets) - 4} more" if len(targets) > 4 else names

@@ -8,13 +8,13 @@ from deployments.domain.states import ACTIVE
 
 DUE = """
     SELECT id FROM deployments_rollout
-    WHERE next_check_at <= clock_timestamp()
+    WHERE next_check_at <= clock_timestamp() AND quarantined_at IS NULL
       AND (lease_until IS NULL OR lease_until < clock_timestamp())
     ORDER BY next_check_at LIMIT 500
 """
 LOST = """
     SELECT id FROM deployments_rollout AS r
-    WHERE state = ANY(%s) AND (
+    WHERE state = ANY(%s) AND quarantined_at IS NULL AND (
         (lease_until < clock_timestamp())
         OR state = 'pending' AND created_at < clock_timestamp() - interval '2 seconds'
         OR EXISTS (SELECT 1 FROM deployments_taskreport AS report

@@ -6,8 +6,8 @@ import structlog
 from django.db import transaction
 
 from deployments.domain.actor import Actor
-from deployments.domain.states import ACTIVE, RolloutState
-from deployments.engine import lease
+from deployments.domain.states import ACTIVE, WAITING_FOR_SLOT, RolloutState
+from deployments.engine import lease, slots
 from deployments.engine.apply import apply
 from deployments.engine.planner import plan
 from deployments.engine.snapshot import load
@@ -36,11 +36,12 @@ def _once(held: lease.Lease) -> bool:
     with transaction.atomic():
         now = lease.guard(held)
         # The rest, for the name in an event, is read only when the rollout itself moves.
-        rollout = Rollout.objects.only("state", "outcome", "request_id").get(id=held.rollout_id)
+        rollout = Rollout.objects.only("state", "outcome", "request_id", "release").get(id=held.rollout_id)
         before = RolloutState(rollout.state)
         moves = Moves(rollout, actor=Actor.system("engine", request_id=rollout.request_id), now=now)
         moves.take_reports()
-        snapshot = load(held.rollout_id)
+        slot = slots.look(held.rollout_id, now) if before in WAITING_FOR_SLOT else None
+        snapshot = load(held.rollout_id, slot)
         actions = plan(snapshot, now)
         apply(actions, snapshot, moves, fence=held.fence, now=now)
         moves.record()

@@ -6,7 +6,7 @@ transaction with it.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +16,16 @@ from django.db import connection
 from deployments import events
 from deployments.domain.actions import CloseTask, MoveBatch, MoveTarget
 from deployments.domain.actor import Actor
-from deployments.domain.states import ACTIVE, ALLOWED, TASK_OPEN, BatchState, RolloutState, TargetState
+from deployments.domain.states import (
+    ACTIVE,
+    ALLOWED,
+    MOVING,
+    TASK_OPEN,
+    BatchState,
+    RolloutState,
+    TargetState,
+)
+from deployments.engine import slots
 from deployments.errors import MoveNotAllowed, StaleState
 from deployments.models import Rollout
 
@@ -25,6 +34,7 @@ ROLLOUT = """
         state = %(to)s, state_since = %(now)s, outcome = %(outcome)s,
         started_at = CASE WHEN %(to)s = 'running' THEN coalesce(started_at, %(now)s) ELSE started_at END,
         finished_at = CASE WHEN %(ended)s THEN %(now)s ELSE finished_at END,
+        deadline_at = coalesce(%(deadline)s::timestamptz, deadline_at),
         waiting_on = CASE WHEN %(ended)s THEN NULL ELSE waiting_on END,
         next_check_at = CASE WHEN %(ended)s THEN NULL ELSE next_check_at END
     WHERE id = %(id)s AND state = %(from)s
@@ -35,9 +45,16 @@ BATCHES = """
         started_at = CASE WHEN move."to" = 'running' THEN coalesce(row.started_at, %(now)s)
                           ELSE row.started_at END,
         activated_at = CASE WHEN move."to" = 'baking' THEN %(now)s ELSE row.activated_at END,
-        finished_at = CASE WHEN move."to" IN ('succeeded', 'failed') THEN %(now)s ELSE NULL END
-    FROM jsonb_to_recordset(%(moves)s::jsonb) AS move(id uuid, "from" text, "to" text)
+        finished_at = CASE WHEN move."to" IN ('succeeded', 'failed') THEN %(now)s ELSE NULL END,
+        deadline_at = CASE WHEN move."to" = 'running' THEN move.deadline ELSE row.deadline_at END
+    FROM jsonb_to_recordset(%(moves)s::jsonb) AS move(
+        id uuid, "from" text, "to" text, deadline timestamptz)
     WHERE row.id = move.id AND row.state = move."from" AND row.rollout_id = %(rollout)s
+"""
+DEADLINES = """
+    UPDATE deployments_batch SET deadline_at =
+        CASE WHEN deadline_at + %(paused)s > %(now)s THEN deadline_at + %(paused)s ELSE %(now)s + %(least)s END
+    WHERE rollout_id = %(rollout)s AND state = 'running' AND deadline_at IS NOT NULL
 """
 TARGETS = """
     UPDATE deployments_rollouttarget AS row SET
@@ -85,8 +102,16 @@ class Moves:
         self.actor = actor
         self.now = now
         self.changes: list[events.Change] = []
+        self._slot_freed = False
 
-    def move_rollout(self, to: RolloutState, *, reason: str = "", verb: str = "rollout.state") -> None:
+    def move_rollout(
+        self,
+        to: RolloutState,
+        *,
+        reason: str = "",
+        verb: str = "rollout.state",
+        deadline: datetime | None = None,
+    ) -> None:
         """Move the rollout; raises MoveNotAllowed (not in the table) or StaleState (moved meanwhile)."""
         before = RolloutState(self.rollout.state)
         if to not in ALLOWED[before]:
@@ -98,9 +123,11 @@ class Moves:
             "now": self.now,
             "outcome": reason[:1000],
             "ended": to not in ACTIVE,
+            "deadline": deadline,
         }
         self._expect(ROLLOUT, values, 1)
         self.rollout.state = to
+        self._slot_freed = before in MOVING and to not in ACTIVE
         self.rollout.outcome = reason[:1000]
         self.changes.append(
             events.done(
@@ -116,7 +143,7 @@ class Moves:
     def move_batches(self, moves: Iterable[tuple[MoveBatch, BatchState, str]]) -> None:
         """Each move comes with the state that it leaves and the batch's name."""
         for some in _rounds([(move.id, (move, before, name)) for move, before, name in moves]):
-            rows = [{"id": move.id, "from": before, "to": move.to} for move, before, _ in some]
+            rows = [msgspec.to_builtins(move) | {"from": before} for move, before, _ in some]
             self._write(BATCHES, rows)
             self.changes += [
                 _changed("batch", move.id, name, before=before, after=move.to) for move, before, name in some
@@ -169,9 +196,18 @@ class Moves:
             for task_id, kind, state, code in rows
         ]
 
+    def give_time(self, paused: timedelta, *, at_least: timedelta) -> None:
+        """Move the deadlines of batches at work on by what the rollout stood paused, after the move."""
+        values: dict[str, Any] = {"paused": paused, "least": at_least, "now": self.now}
+        with connection.cursor() as cursor:
+            cursor.execute(DEADLINES, values | {"rollout": self.rollout.id})
+
     def record(self) -> None:
         events.record(actor=self.actor, changes=self.changes, rollout_id=self.rollout.id)
         self.changes = []
+        if self._slot_freed:
+            slots.wake(self.now)
+            self._slot_freed = False
 
     def _write(self, statement: str, rows: list[dict[str, Any]], **values: Any) -> None:
         if not rows:

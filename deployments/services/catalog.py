@@ -12,14 +12,15 @@ from deployments import access, events
 from deployments.domain.actor import Actor
 from deployments.errors import Invalid, RolloutActive, StaleVersion
 from deployments.models import Agent, Environment, Region, Rollout, Service, Target, Team
-from deployments.services.rows import check_fields, insert
-from deployments.services.teams import create_team, remove_membership, set_membership
-from deployments.strategies import registry
-from deployments.strategies.base import MAX_TARGETS
+from deployments.services import policies
+from deployments.services.rows import check_fields, check_limit, insert
+from deployments.services.teams import change_team, create_team, remove_membership, set_membership
 
 __all__ = [
+    "change_environment",
     "change_service",
     "change_target",
+    "change_team",
     "create_environment",
     "create_region",
     "create_service",
@@ -50,6 +51,43 @@ def create_environment(*, actor: Actor, name: str, tier: str, regions: Sequence[
 
 
 @transaction.atomic
+def change_environment(
+    *, actor: Actor, environment_id: UUID, if_version: int | None = None, **fields: Any
+) -> Environment:
+    """Change `strategy`, `max_active` (None: no limit) or `on_drift`.
+
+    Raises Invalid, and StaleVersion when `if_version` is given and not the version any more.
+    """
+    environments = Environment.objects.select_for_update(no_key=True)
+    access.require(actor, "environment.change")
+    environment = access.get(actor, "environment.view", environments, id=environment_id)
+    if if_version is not None and if_version != environment.version:
+        raise StaleVersion(
+            f"The environment is at version {environment.version}, and you changed version {if_version}. "
+            "Read it again and decide anew."
+        )
+    known = ("strategy", "max_active", "on_drift")
+    if unknown := sorted(set(fields) - set(known)):
+        raise Invalid(**{name: f"cannot be changed; {', '.join(known)} can" for name in unknown})
+    if "strategy" in fields:
+        fields["strategy"] = policies.check_of_environment(fields["strategy"])
+    if "max_active" in fields:
+        check_limit(fields["max_active"])
+    changed = {name: value for name, value in fields.items() if getattr(environment, name) != value}
+    if not changed:
+        return environment
+    before = {name: getattr(environment, name) for name in changed}
+    for name, value in changed.items():
+        setattr(environment, name, value)
+    check_fields(environment, list(changed))
+    environment.version += 1
+    environment.save(update_fields=[*changed, "version"])
+    change = events.done("environment.change", environment, before=before, after=changed)
+    events.record(actor=actor, changes=[change])
+    return environment
+
+
+@transaction.atomic
 def create_region(*, actor: Actor, environment_id: UUID, name: str, position: int = 0) -> Region:
     access.require(actor, "region.create")
     environment = access.get(actor, "environment.view", Environment.objects.all(), id=environment_id)
@@ -75,7 +113,7 @@ def create_service(
 ) -> Service:
     """Raises Invalid for a strategy that is unknown or has unknown parameters."""
     team = access.get(actor, "service.create", Team.objects.all(), id=team_id)
-    definition = _strategy(strategy or {})
+    definition = policies.check_of_service(strategy or {})
     service = Service(
         team=team,
         name=name,
@@ -107,7 +145,7 @@ def change_service(
     if unknown := sorted(set(fields) - set(CHANGEABLE)):
         raise Invalid(**{name: f"cannot be changed; {', '.join(CHANGEABLE)} can" for name in unknown})
     if "strategy" in fields:
-        fields["strategy"] = _strategy(fields["strategy"])
+        fields["strategy"] = policies.check_of_service(fields["strategy"])
     changed = {name: value for name, value in fields.items() if getattr(service, name) != value}
     if not changed:
         return service
@@ -182,14 +220,6 @@ def change_target(
         change = events.done("target.change", target, before=before, after=after)
         events.record(actor=actor, changes=[change])
     return target
-
-
-def _strategy(definition: Any) -> dict[str, Any]:
-    if not isinstance(definition, Mapping):
-        raise Invalid(strategy='must be a JSON object like {"name": "rolling", "batch": "25%"}')
-    strategy, params = registry.parse(dict(definition))
-    strategy.check(params, MAX_TARGETS)
-    return dict(definition)
 
 
 def _agent(actor: Actor, agent_id: UUID | None) -> Agent | None:

@@ -1,20 +1,32 @@
 """From a wish to a planned rollout: what is checked before the start, and the rows that it begins with."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
+from uuid import UUID
 
 import msgspec
-from django.db import IntegrityError, transaction
+from django.conf import settings
+from django.utils import timezone
 
 from deployments import events, queueing
 from deployments.domain import config
 from deployments.domain.actor import Actor
 from deployments.domain.plan import PlanBody
+from deployments.domain.states import RolloutState
 from deployments.domain.waiting import Waiting
-from deployments.errors import NothingToDeploy, RolloutActive, TargetWithoutAgent
+from deployments.engine.transition import Moves
+from deployments.errors import (
+    Invalid,
+    NothingToDeploy,
+    QueueFull,
+    ReleaseOnHold,
+    RolloutActive,
+    TargetWithoutAgent,
+)
 from deployments.models import (
     Batch,
     Environment,
+    Hold,
     Plan,
     Release,
     Rollout,
@@ -33,6 +45,8 @@ UNTICKED = Waiting(
     who="whoever runs the workers, if it lasts",
     unblock=("cancel",),
 )
+IfBusy = Literal["refuse", "queue", "supersede"]
+"""What happens to a rollout while another of the service there is not at its end."""
 RELATED = ("service__team", "environment", "release__artifact", "release__config")
 
 
@@ -44,19 +58,35 @@ def plan_rollout(
     release: Release,
     strategy: dict[str, Any],
     reason: str,
-    kind: Rollout.Kind,
-    rolls_back: Rollout | None,
+    asked_for: frozenset[str] = frozenset(),
+    kind: Rollout.Kind = Rollout.Kind.DEPLOY,
+    rolls_back: Rollout | None = None,
+    retries: Rollout | None = None,
+    only: Collection[UUID] | None = None,
+    priority: Rollout.Priority = Rollout.Priority.NORMAL,
+    if_busy: IfBusy = "refuse",
 ) -> Rollout:
+    """Write a rollout and its plan, and wake the engine; within the caller's transaction.
+
+    `asked_for` names the parameters that this very request set, `only` the targets that take part. Raises
+    ReleaseOnHold, NothingToDeploy, TargetWithoutAgent, Invalid, RolloutActive or QueueFull.
+    """
+    _check_hold(release)
+    if if_busy == "supersede":
+        _supersede(actor, service, environment, release)
     # Locked, so that no target loses its agent between the check and the start.
+    here = Target.objects.filter(service=service, region__environment=environment)
     targets = list(
-        Target.objects.select_for_update(of=("self",), no_key=True)
-        .filter(service=service, region__environment=environment)
+        (here if only is None else here.filter(id__in=only))
+        .select_for_update(of=("self",), no_key=True)
         .select_related("region", "agent")
         .order_by("region__position", "region__name", "name")
     )
     _check_targets(service, environment, release, targets)
     chosen, params = registry.parse(strategy)
     chosen.check(params, len(targets))
+    if "on_failure" in asked_for and params.on_failure == "rollback":
+        _check_way_back(service, environment, targets)
     body = PlanBody(
         service=service.name,
         environment=environment.name,
@@ -68,36 +98,80 @@ def plan_rollout(
         params=msgspec.to_builtins(params),
         waves=chosen.lay_out([_ref(target) for target in targets], params),
     )
-    active = Rollout.objects.filter(service=service, environment=environment).active().first()
-    if active is not None:
-        raise RolloutActive(rollout=str(active.id))
+    _check_room(service, environment, if_busy)
     rollout = Rollout(
         service=service,
         environment=environment,
         release=release,
         kind=kind,
         rolls_back=rolls_back,
+        retries=retries,
+        priority=priority,
         requested_by=actor.name,
         request_id=actor.request_id,
         reason=reason[:500],
         waiting_on=msgspec.to_builtins(UNTICKED),
     )
-    try:
-        with transaction.atomic():
-            rollout.save(force_insert=True)
-    except IntegrityError:
-        raise RolloutActive from None
+    rollout.save(force_insert=True)
     _write_plan(rollout, body, {str(target.id): target for target in targets})
     created = events.done(
         "rollout.create",
         rollout,
-        after={"state": rollout.state, "plan_digest": body.digest},
+        after={
+            "state": rollout.state,
+            "plan_digest": body.digest,
+            "priority": Rollout.Priority(priority).label,
+        },
         reason=reason,
         event="rollout.created",
     )
     events.record(actor=actor, rollout_id=rollout.id, changes=[created])
     queueing.tick(rollout.id)
     return Rollout.objects.select_related(*RELATED).get(id=rollout.id)
+
+
+def _check_hold(release: Release) -> None:
+    hold = Hold.objects.filter(release=release, lifted_at__isnull=True).first()
+    if hold is not None:
+        raise ReleaseOnHold(
+            f"{release} is on hold since {hold.created_at:%Y-%m-%d %H:%M} UTC ({hold.placed_by}): "
+            f"{hold.reason.rstrip('.')}. Lift its hold first, or choose another release.",
+            release=str(release.id),
+        )
+
+
+def _check_way_back(service: Service, environment: Environment, targets: Sequence[Target]) -> None:
+    if not any(target.stable_release_id for target in targets):
+        raise Invalid(
+            strategy=f"on_failure: rollback was asked for, but no target of {service} in {environment} has a "
+            "stable release to go back to yet. Choose pause or abort for this one."
+        )
+
+
+def _check_room(service: Service, environment: Environment, if_busy: IfBusy) -> None:
+    """The targets' rows are locked: of two that start here at once, one sees the other."""
+    active = Rollout.objects.filter(service=service, environment=environment).active().first()
+    if active is not None and if_busy == "refuse":
+        raise RolloutActive(rollout=str(active.id))
+    waiting = Rollout.objects.waiting_for_slot().count()
+    if waiting >= settings.SLIPWAY.max_queued_rollouts:
+        raise QueueFull(
+            f"{waiting} rollouts wait in the queue already, which is the limit. "
+            "Cancel some that are not needed, or try again later."
+        )
+
+
+def _supersede(actor: Actor, service: Service, environment: Environment, release: Release) -> None:
+    """End those that still wait for their slot here: a newer one takes their place."""
+    waiting = Rollout.objects.waiting_for_slot().filter(service=service, environment=environment)
+    for older in waiting.select_for_update(of=("self",), no_key=True).select_related(*RELATED).order_by("id"):
+        moves = Moves(older, actor=actor, now=timezone.now())
+        moves.move_rollout(
+            RolloutState.SUPERSEDED,
+            reason=f"{release.version} came in its place. Nothing was changed.",
+            verb="rollout.supersede",
+        )
+        moves.record()
 
 
 def _write_plan(rollout: Rollout, body: PlanBody, targets: dict[str, Target]) -> None:

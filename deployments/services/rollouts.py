@@ -1,36 +1,24 @@
 """Commands on rollouts: each checks permission, changes rows, records and wakes the engine, as one."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import msgspec
-from django.db import connection, transaction
-from django.db.models import Exists, OuterRef
+from django.db import transaction
 
-from deployments import access, queueing
-from deployments.domain.actions import CloseTask, MoveBatch, MoveTarget
+from deployments import access
+from deployments.domain.actions import MoveBatch
 from deployments.domain.actor import Actor
-from deployments.domain.states import TASK_OPEN, BatchState, RolloutState, TargetState, TaskState
-from deployments.engine.explain import say_paused
+from deployments.domain.states import ACTIVE, BatchState, RolloutState, TargetState
 from deployments.engine.transition import Moves
-from deployments.errors import (
-    Invalid,
-    MoveNotAllowed,
-    NoStableRelease,
-    StaleVersion,
-)
-from deployments.models import (
-    Batch,
-    Environment,
-    Release,
-    Rollout,
-    RolloutTarget,
-    Service,
-    Target,
-)
-from deployments.services.planning import RELATED, UNTICKED, plan_rollout
+from deployments.errors import Invalid, MoveNotAllowed
+from deployments.models import Batch, Environment, Release, Rollout, RolloutTarget, Service
+from deployments.services import policies
+from deployments.services.planning import IfBusy, plan_rollout
+from deployments.services.steering import close_tasks, commit, locked, move_all, said, words
+from deployments.strategies import registry
+from deployments.strategies.base import Params
 
 
 @transaction.atomic
@@ -42,11 +30,14 @@ def start_rollout(
     release_id: UUID,
     strategy: dict[str, Any] | None = None,
     reason: str = "",
+    priority: Rollout.Priority = Rollout.Priority.NORMAL,
+    if_busy: IfBusy = "refuse",
 ) -> Rollout:
-    """Plan a rollout and hand it to the engine.
+    """Plan a rollout and hand it to the engine, which starts it as soon as there is a slot.
 
-    Raises NotFound, NotAllowed, Invalid, NothingToDeploy, TargetWithoutAgent or RolloutActive; nothing is
-    changed then.
+    `if_busy` says what happens when another rollout of the service there is not at its end: refuse, queue
+    up behind it, or queue up and supersede those that wait. Raises NotFound, NotAllowed, Invalid,
+    NothingToDeploy, TargetWithoutAgent, ReleaseOnHold, RolloutActive or QueueFull; nothing is changed then.
     """
     service = access.get(actor, "rollout.create", Service.objects.select_related("team"), id=service_id)
     environment = Environment.objects.filter(id=environment_id).first()
@@ -66,199 +57,100 @@ def start_rollout(
         service=service,
         environment=environment,
         release=release,
-        strategy=service.strategy | (strategy or {}),
+        strategy=policies.definition(service, environment, strategy or {}),
+        asked_for=frozenset(strategy or {}),
         reason=reason,
-        kind=Rollout.Kind.DEPLOY,
-        rolls_back=None,
+        priority=priority,
+        if_busy=if_busy,
     )
 
 
 @transaction.atomic
 def pause_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: int | None = None) -> Rollout:
     """Start nothing more; what is under way ends. Raises MoveNotAllowed, StaleVersion."""
-    rollout, moves = _locked(actor, "rollout.pause", rollout_id, if_version)
-    moves.move_rollout(RolloutState.PAUSED, reason=_said(actor, reason), verb="rollout.pause")
-    return _commit(rollout, moves)
+    rollout, moves = locked(actor, "rollout.pause", rollout_id, if_version)
+    if rollout.state == RolloutState.PAUSED:
+        raise MoveNotAllowed("The rollout is paused already. Resume it, roll it back or cancel it.")
+    moves.move_rollout(RolloutState.PAUSED, reason=said(actor, reason), verb="rollout.pause")
+    return commit(rollout, moves)
 
 
 @transaction.atomic
 def resume_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: int | None = None) -> Rollout:
     """Go on from where it stopped; targets that failed are tried again, nothing that succeeded is."""
-    rollout, moves = _locked(actor, "rollout.resume", rollout_id, if_version)
-    if rollout.state != RolloutState.PAUSED:
-        raise MoveNotAllowed(f"Only a paused rollout can be resumed; this one is {_words(rollout)}.")
-    moves.move_rollout(RolloutState.RUNNING, reason=_said(actor, reason), verb="rollout.resume")
-    failed = list(
-        rollout.targets.filter(state=TargetState.FAILED)
-        .select_related("target", "batch")
-        .order_by("position")
-    )
-    moves.move_targets(
-        (
-            MoveTarget(id=one.id, to=TargetState.STAGED if one.touched else TargetState.PENDING),
-            TargetState.FAILED,
-            one.target.name,
+    rollout, moves = locked(actor, "rollout.resume", rollout_id, if_version)
+    if rollout.state not in ACTIVE:
+        raise MoveNotAllowed(
+            f"The rollout is at its end: {words(rollout)}. Retry its targets, or start a new rollout."
         )
-        for one in failed
-    )
-    batches = {one.batch for one in failed}
-    moves.move_batches(_reopen(sorted(batches, key=lambda batch: batch.position)))
-    return _commit(rollout, moves)
+    if rollout.state != RolloutState.PAUSED:
+        raise MoveNotAllowed(f"Only a paused rollout can be resumed; this one is {words(rollout)}.")
+    failed = rollout.targets.filter(state=TargetState.FAILED).select_related("target", "batch")
+    go_on(rollout, moves, list(failed.order_by("position")), said(actor, reason), "rollout.resume")
+    return commit(rollout, moves)
 
 
 @transaction.atomic
 def cancel_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: int | None = None) -> Rollout:
     """End it where it stands: targets that were changed stay changed, and the outcome says how many."""
-    rollout, moves = _locked(actor, "rollout.cancel", rollout_id, if_version)
+    rollout, moves = locked(actor, "rollout.cancel", rollout_id, if_version)
+    moving = list(rollout.targets.filter(state=TargetState.ACTIVATING).select_related("target"))
     touched = rollout.targets.filter(touched=True).count()
-    total = rollout.targets.count()
     rest = (
-        f"{touched} of {total} targets were changed and stay as they are."
+        f"{touched} of {rollout.targets.count()} targets were changed and stay as they are."
         if touched
-        else ("Nothing was changed.")
+        else "Nothing was changed."
     )
-    _close_tasks(rollout, moves, "The rollout was cancelled")
+    if moving:
+        verb = "was" if len(moving) == 1 else "were"
+        rest += f" {len(moving)} of them {verb} just being changed."
+    close_tasks(rollout, moves, "The rollout was cancelled")
     staging = rollout.targets.filter(state=TargetState.STAGING).select_related("target")
-    moves.move_targets(
-        (MoveTarget(id=one.id, to=TargetState.PENDING), TargetState.STAGING, one.target.name)
-        for one in staging
-    )
-    outcome = f"{_said(actor, reason).rstrip('.')}. {rest}"
+    move_all(moves, staging, TargetState.PENDING)
+    error = "It was being activated when the rollout was cancelled; what it runs is what its agent reports"
+    move_all(moves, moving, TargetState.FAILED, code="cancelled", error=error)
+    outcome = f"{said(actor, reason).rstrip('.')}. {rest}"
     moves.move_rollout(RolloutState.CANCELLED, reason=outcome, verb="rollout.cancel")
-    return _commit(rollout, moves)
+    return commit(rollout, moves)
 
 
-@transaction.atomic
-def roll_back_rollout(
-    *, actor: Actor, rollout_id: UUID, reason: str, if_version: int | None = None
-) -> Rollout:
-    """Put the targets back on their last stable release.
-
-    A rollout in flight turns round and is returned itself; one that has ended gets a rollout of the
-    earlier stable release, which is returned. Raises NoStableRelease, MoveNotAllowed.
-    """
-    rollout, moves = _locked(actor, "rollout.rollback", rollout_id, if_version)
-    if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED):
-        moves.move_rollout(RolloutState.ROLLING_BACK, reason=_said(actor, reason), verb="rollout.rollback")
-        return _commit(rollout, moves)
-    if rollout.is_active:
-        raise MoveNotAllowed(
-            f"The rollout is {_words(rollout)}: there is nothing to roll back yet. Cancel it."
-        )
-    standing = _standing(rollout)
-    if standing is None:
-        raise MoveNotAllowed(f"{rollout} left nothing changed; there is nothing to roll back.")
-    if standing.id != rollout.id:
-        raise MoveNotAllowed(f"What runs now came with another rollout, {standing}. Roll that one back.")
-    return plan_rollout(
-        actor=actor,
-        service=rollout.service,
-        environment=rollout.environment,
-        release=_stable_before(rollout),
-        strategy=_way_back(rollout),
-        reason=reason,
-        kind=Rollout.Kind.ROLLBACK,
-        rolls_back=rollout,
-    )
+def go_on(rollout: Rollout, moves: Moves, again: Sequence[RolloutTarget], why: str, verb: str) -> None:
+    """Let `again` be tried once more, and the rollout run on, with the time that it stood paused given back."""
+    params = params_of(rollout)
+    was_paused = rollout.state == RolloutState.PAUSED
+    if was_paused:
+        paused = moves.now - rollout.state_since
+        deadline = rollout.deadline_at and rollout.deadline_at + paused
+        if deadline is not None and deadline <= moves.now:
+            deadline = moves.now + timedelta(seconds=params.rollout_timeout_seconds)
+        moves.move_rollout(RolloutState.RUNNING, reason=why, verb=verb, deadline=deadline)
+        moves.give_time(paused, at_least=timedelta(seconds=params.batch_timeout_seconds))
+    fresh = [one for one in again if not one.touched]
+    move_all(moves, fresh, TargetState.PENDING)
+    move_all(moves, [one for one in again if one.touched], TargetState.STAGED)
+    reopened = {one.batch_id: one.batch for one in again}
+    if was_paused:
+        reopened |= {batch.id: batch for batch in rollout.batches.filter(state=BatchState.FAILED)}
+    batches = sorted(reopened.values(), key=lambda batch: batch.position)
+    moves.move_batches(_reopen(batches, moves, params))
 
 
-def _way_back(rollout: Rollout) -> dict[str, Any]:
-    """The strategy of the rollout itself, with counts cut to the targets that there are by now."""
-    total = Target.objects.filter(service=rollout.service, region__environment=rollout.environment).count()
-    params = {
-        name: min(value, max(total, 1))
-        if name in ("batch", "max_unavailable") and isinstance(value, int)
-        else value
-        for name, value in rollout.plan.body["params"].items()
-    }
-    return params | {"name": rollout.plan.body["strategy"], "on_failure": "pause"}
+def params_of(rollout: Rollout) -> Params:
+    body: dict[str, Any] = rollout.plan.body
+    return registry.read_params(registry.get(body["strategy"]), body["params"])
 
 
-def _standing(rollout: Rollout) -> Rollout | None:
-    """The newest rollout here whose changes still stand: it moved targets and did not put them back."""
-    moved = RolloutTarget.objects.filter(rollout=OuterRef("pk"), touched=True)
-    return (
-        Rollout.objects.filter(Exists(moved), service=rollout.service, environment=rollout.environment)
-        .exclude(state=RolloutState.ROLLED_BACK)
-        .first()
-    )
-
-
-def _stable_before(rollout: Rollout) -> Release:
-    """The release of the newest earlier rollout here that succeeded with another release.
-
-    One that a rollback has left is not gone back to.
-    """
-    earlier = (
-        Rollout.objects.filter(
-            service=rollout.service,
-            environment=rollout.environment,
-            state=RolloutState.SUCCEEDED,
-            id__lt=rollout.id,
-            rollbacks__isnull=True,
-        )
-        .exclude(release=rollout.release)
-        .select_related("release__artifact", "release__config", "release__service")
-        .first()
-    )
-    if earlier is None:
-        raise NoStableRelease
-    return earlier.release
-
-
-def _locked(actor: Actor, verb: str, rollout_id: UUID, if_version: int | None) -> tuple[Rollout, Moves]:
-    rollout = access.get(actor, verb, Rollout.objects.select_related("service__team"), id=rollout_id)
-    rollout = (
-        Rollout.objects.select_for_update(of=("self",), no_key=True)
-        .select_related(*RELATED)
-        .get(id=rollout.id)
-    )
-    if if_version is not None and if_version != rollout.event_count:
-        raise StaleVersion
-    return rollout, Moves(rollout, actor=actor, now=_database_now())
-
-
-def _commit(rollout: Rollout, moves: Moves) -> Rollout:
-    moves.record()
-    if rollout.is_active:
-        # Until the engine has looked: no rollout is without an answer, and none with a wrong one.
-        waiting = say_paused(rollout.outcome) if rollout.state == RolloutState.PAUSED else UNTICKED
-        waiting = msgspec.structs.replace(waiting, since=moves.now)
-        Rollout.objects.filter(pk=rollout.pk).update(waiting_on=msgspec.to_builtins(waiting))
-    queueing.tick(rollout.id)
-    return Rollout.objects.select_related(*RELATED).get(id=rollout.id)
-
-
-def _close_tasks(rollout: Rollout, moves: Moves, reason: str) -> None:
-    open_tasks = rollout.tasks.filter(state__in=TASK_OPEN).values_list("id", flat=True)
-    moves.close_tasks([CloseTask(task, TaskState.CANCELLED, reason) for task in open_tasks])
-
-
-def _reopen(batches: Sequence[Batch]) -> list[tuple[MoveBatch, BatchState, str]]:
+def _reopen(
+    batches: Sequence[Batch], moves: Moves, params: Params
+) -> list[tuple[MoveBatch, BatchState, str]]:
     """Moves that bring finished batches back to running, by way of failed as the table asks."""
-    moves: list[tuple[MoveBatch, BatchState, str]] = []
+    found: list[tuple[MoveBatch, BatchState, str]] = []
+    deadline = moves.now + timedelta(seconds=params.batch_timeout_seconds)
     for batch in batches:
         state = BatchState(batch.state)
         if state in (BatchState.BAKING, BatchState.SUCCEEDED):
-            moves.append((MoveBatch(batch.id, BatchState.FAILED), state, str(batch)))
+            found.append((MoveBatch(batch.id, BatchState.FAILED), state, str(batch)))
             state = BatchState.FAILED
         if state is BatchState.FAILED:
-            moves.append((MoveBatch(batch.id, BatchState.RUNNING), state, str(batch)))
-    return moves
-
-
-def _said(actor: Actor, reason: str) -> str:
-    return f"{reason.strip()} ({actor.name})" if reason.strip() else f"by {actor.name}"
-
-
-def _words(rollout: Rollout) -> str:
-    return rollout.state.replace("_", " ")
-
-
-def _database_now() -> datetime:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        row = cursor.fetchone()
-    assert row is not None
-    now: datetime = row[0]
-    return now
+            found.append((MoveBatch(batch.id, BatchState.RUNNING, deadline), state, str(batch)))
+    return found

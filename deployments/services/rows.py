@@ -11,6 +11,7 @@ from psycopg import errors as postgres
 from deployments.errors import AlreadyExists, Invalid
 
 M = TypeVar("M", bound=db.Model)
+MAX_LIMIT = 10_000
 
 
 def insert(row: M, *, exists: str) -> M:
@@ -49,6 +50,17 @@ def check_fields(row: db.Model, names: Sequence[str] | None = None) -> None:
         value = getattr(row, field.attname)
         if field.name not in skipped and isinstance(value, str) and "\0" in value:
             raise Invalid(**{field.name: "must not hold a NUL character"})
+
+
+def check_limit(value: object) -> None:
+    """Raise Invalid unless this is None or a count that lets something move."""
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_LIMIT:
+        raise Invalid(
+            max_active=f"must lie between 1 and {MAX_LIMIT}, or be null for no limit; nothing could ever move "
+            "with 0. To keep a release out, put it on hold."
+        )
 
 
 def _needs_no_check(row: db.Model, field: "db.Field[object, object]") -> bool:

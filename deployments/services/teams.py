@@ -9,7 +9,7 @@ from deployments import access, events
 from deployments.domain.actor import Actor
 from deployments.errors import Conflict, Invalid
 from deployments.models import Membership, Team
-from deployments.services.rows import check_fields, insert
+from deployments.services.rows import check_fields, check_limit, insert
 
 
 @transaction.atomic
@@ -18,6 +18,22 @@ def create_team(*, actor: Actor, name: str, title: str = "") -> Team:
     team = insert(Team(name=name, title=title), exists=f"There is a team “{name}” already.")
     change = events.done("team.create", team, after={"name": name, "title": title})
     events.record(actor=actor, changes=[change])
+    return team
+
+
+@transaction.atomic
+def change_team(*, actor: Actor, team_id: UUID, max_active: int | None) -> Team:
+    """Set how many of the team's rollouts may move at once; None: no limit. For administrators."""
+    access.require(actor, "team.limit")
+    team = access.get(actor, "team.view", Team.objects.select_for_update(no_key=True), id=team_id)
+    check_limit(max_active)
+    if team.max_active != max_active:
+        before = {"max_active": team.max_active}
+        team.max_active = max_active
+        check_fields(team, ["max_active"])
+        team.save(update_fields=["max_active"])
+        change = events.done("team.change", team, before=before, after={"max_active": max_active})
+        events.record(actor=actor, changes=[change])
     return team
 
 

@@ -25,19 +25,42 @@ class TargetRef(msgspec.Struct, frozen=True, kw_only=True):
     region_position: int
 
 
+Reaction = Literal["rollback", "pause", "abort"]
+
+
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every strategy understands."""
 
-    on_failure: Literal["rollback", "pause", "abort"] = "rollback"
-    max_failures: int = 0
-    """Targets that may fail before `on_failure` applies."""
+    on_failure: Reaction = "rollback"
+    """What happens when more targets have failed than is tolerated."""
+    on_task_failure: Reaction | None = None
+    """The same where an agent said that a task failed; None: as `on_failure`, here and below."""
+    on_unhealthy: Reaction | None = None
+    """Where a target does not become healthy, or does not stay so."""
+    on_timeout: Reaction | None = None
+    """Where an agent did not answer in time, or a batch or the rollout took too long."""
+    on_silent: Reaction | Literal["wait"] = "wait"
+    """What happens when an agent that is needed has been silent for `silent_seconds`."""
+    silent_seconds: int = 300
+    max_failures: int | str = 0
+    """Targets, as a count or as "10%" of all, that may fail in the whole rollout."""
+    max_failures_per_batch: int | str | None = None
+    """Of those, how many in one batch, as a count or as a percentage of the batch; None: no limit."""
     max_unavailable: int | str = 0
     """Targets, as a count or as "25%", that may be out of service at once; 0: a whole batch."""
     stage_attempts: int = 3
     activate_attempts: int = 1
+    """How often a target is activated at most, whether it failed at once or fell ill later."""
+    retry_base_seconds: int = 1
+    retry_max_seconds: int = 30
+    """A retry waits a random share of base, 2 x base, 4 x base, ... up to this."""
     stage_timeout_seconds: int = 600
     activate_timeout_seconds: int = 120
     """From dispatch to the agent's word, stopping, starting and health check included."""
+    batch_timeout_seconds: int = 3600
+    """From the start of a batch until its targets are healthy, not counting the bake and pauses."""
+    rollout_timeout_seconds: int = 86_400
+    """From the start to the end, not counting pauses."""
 
 
 class BatchView(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,17 +120,34 @@ def check_common(params: Params, targets: int) -> None:
     """Refuse values of the common parameters that make no sense for so many targets; raises Invalid."""
     if params.max_unavailable != 0:
         size(params.max_unavailable, targets, "max_unavailable")
-    bounded(params, "max_failures", 0, MAX_TARGETS)
+    if 0 < targets <= tolerated(params.max_failures, targets, "max_failures"):
+        raise Invalid(
+            max_failures="tolerates that every target fails, which would count as a success; allow fewer"
+        )
+    if params.max_failures_per_batch is not None:
+        tolerated(params.max_failures_per_batch, targets, "max_failures_per_batch")
     for name in ("stage_attempts", "activate_attempts"):
         bounded(params, name, 1, 20)
-    for name in ("stage_timeout_seconds", "activate_timeout_seconds"):
+    for name in ("stage_timeout_seconds", "activate_timeout_seconds", "retry_base_seconds", "silent_seconds"):
         bounded(params, name, 1, 86_400)
+    bounded(params, "retry_max_seconds", params.retry_base_seconds, 86_400)
+    bounded(params, "batch_timeout_seconds", params.activate_timeout_seconds, 7 * 86_400)
+    bounded(params, "rollout_timeout_seconds", params.batch_timeout_seconds, 30 * 86_400)
 
 
 def bounded(params: Params, name: str, least: int, most: int) -> None:
     """Raise Invalid naming the parameter unless its value lies between the bounds."""
     if not least <= getattr(params, name) <= most:
         raise Invalid(**{name: f"must lie between {least} and {most}"})
+
+
+def tolerated(value: int | str, total: int, name: str) -> int:
+    """As `size`, but none at all (0 or 0%) is fine, and a percentage is rounded down to 0."""
+    text = str(value).strip()
+    if text in ("0", "0%"):
+        return 0
+    found = size(text, max(total, 1) if text.endswith("%") else MAX_TARGETS, name)
+    return total * int(text[:-1]) // 100 if text.endswith("%") else found
 
 
 def size(value: int | str, total: int, name: str) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from deployments.domain.plan import BatchPlan, WavePlan
 from deployments.domain.states import BatchState
+from deployments.errors import Invalid
 from deployments.strategies.base import (
     Bake,
     BatchView,
@@ -50,6 +51,12 @@ class Rolling:
         for target in sorted(targets, key=lambda t: (t.region_position, t.region, t.name, t.id)):
             regions.setdefault((target.region_position, target.region), []).append(target)
         count = size(params.batch, len(targets), "batch")
+        bakes = -(-len(targets) // count) * params.bake_seconds
+        if bakes >= params.rollout_timeout_seconds:
+            raise Invalid(
+                rollout_timeout_seconds=f"is over before the batches have baked, which takes {bakes} s; "
+                "allow more, or bake for less"
+            )
         if params.order == "regions":
             return tuple(
                 WavePlan(name=name, batches=_batches(members, count))

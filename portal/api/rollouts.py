@@ -19,6 +19,7 @@ from deployments import access
 from deployments.domain.states import ACTIVE, BatchState, RolloutState
 from deployments.models import Batch, Environment, Release, Rollout, Service
 from deployments.reads.rollouts import count_targets
+from deployments.services import rollbacks
 from deployments.services import rollouts as commands
 from portal.api.environments import EnvironmentRefOut
 from portal.api.filters import Filters, ReferenceFilter, flag
@@ -232,7 +233,7 @@ class Cancel(Steer):
 class RollBack(Steer):
     """Back to the last stable release: the same rollout while it is under way, a new one afterwards."""
 
-    command = commands.roll_back_rollout
+    command = rollbacks.roll_back_rollout
 
 
 def _answer(rollout: Rollout, status: int = 200) -> Response:

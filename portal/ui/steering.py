@@ -17,6 +17,7 @@ from deployments.domain.actor import Actor
 from deployments.errors import NotAllowed, NotFound, SlipwayError
 from deployments.models import Environment, Release, Rollout, Service
 from deployments.reads import overview, rollouts
+from deployments.services import rollbacks
 from deployments.services import rollouts as commands
 from portal.ui import services
 from portal.ui.errors import page, say
@@ -64,7 +65,7 @@ ACTIONS = {
             "Roll back",
             "Every target that was changed goes back to its last stable release.",
             "danger",
-            commands.roll_back_rollout,
+            rollbacks.roll_back_rollout,
         ),
         Action(
             "cancel",

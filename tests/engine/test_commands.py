@@ -20,7 +20,7 @@ from deployments.errors import (
     TargetWithoutAgent,
 )
 from deployments.models import Agent, Batch, Event, Rollout, Service, Target, Task
-from deployments.services import rollouts
+from deployments.services import rollbacks, rollouts
 from tests.engine.driver import Driver
 from tests.fixtures import Person, World
 
@@ -29,7 +29,7 @@ COMMANDS = [
     rollouts.pause_rollout,
     rollouts.resume_rollout,
     rollouts.cancel_rollout,
-    rollouts.roll_back_rollout,
+    rollbacks.roll_back_rollout,
 ]
 
 
@@ -147,7 +147,10 @@ def test_cancel_ends_at_once_and_says_what_was_changed(
     rollouts.cancel_rollout(actor=owner, rollout_id=running.id, reason="wrong day")
     driver.tick(running)
     assert running.state == RolloutState.CANCELLED
-    assert running.outcome == "wrong day (owner). 3 of 12 targets were changed and stay as they are."
+    assert running.outcome == (
+        "wrong day (owner). 3 of 12 targets were changed and stay as they are. "
+        "3 of them were just being changed."
+    )
     assert driver.open_tasks(running) == []
 
 
@@ -167,7 +170,7 @@ def test_rolling_back_in_flight_turns_the_rollout_round(
     running: Rollout, driver: Driver, owner: Person, orders: Service
 ) -> None:
     driver.answer(running)
-    same = rollouts.roll_back_rollout(actor=owner, rollout_id=running.id, reason="slow")
+    same = rollbacks.roll_back_rollout(actor=owner, rollout_id=running.id, reason="slow")
     assert same.id == running.id
     driver.finish(running)
     assert running.state == RolloutState.ROLLED_BACK
@@ -179,7 +182,7 @@ def test_rolling_back_after_the_end_is_a_rollout_of_the_last_stable_release(
 ) -> None:
     driver.deployed(orders, "1.0")
     bad = driver.deployed(orders, "1.1")
-    back = rollouts.roll_back_rollout(actor=owner, rollout_id=bad.id, reason="orders are lost")
+    back = rollbacks.roll_back_rollout(actor=owner, rollout_id=bad.id, reason="orders are lost")
     assert (back.kind, back.release.version, back.rolls_back_id) == ("rollback", "1.0", bad.id)
     driver.finish(back)
     assert back.state == RolloutState.SUCCEEDED
@@ -189,14 +192,14 @@ def test_rolling_back_after_the_end_is_a_rollout_of_the_last_stable_release(
 def test_there_is_no_way_back_from_the_first_release(driver: Driver, orders: Service, owner: Person) -> None:
     first = driver.deployed(orders, "1.0")
     with pytest.raises(NoStableRelease):
-        rollouts.roll_back_rollout(actor=owner, rollout_id=first.id, reason="nothing before")
+        rollbacks.roll_back_rollout(actor=owner, rollout_id=first.id, reason="nothing before")
 
 
 def test_only_the_newest_rollout_is_rolled_back(driver: Driver, orders: Service, owner: Person) -> None:
     old = driver.deployed(orders, "1.0")
     driver.deployed(orders, "1.1")
     with pytest.raises(MoveNotAllowed, match="came with another rollout"):
-        rollouts.roll_back_rollout(actor=owner, rollout_id=old.id, reason="too late")
+        rollbacks.roll_back_rollout(actor=owner, rollout_id=old.id, reason="too late")
 
 
 def test_after_a_failed_rollout_targets_go_back_to_the_last_stable_release(
@@ -319,12 +322,12 @@ def test_a_rollout_that_put_itself_back_is_no_obstacle_on_the_way_further_back(
     broken = driver.finish(driver.start(orders, "1.2"), failing={"orders-01"})
     assert broken.state == RolloutState.ROLLED_BACK
     with pytest.raises(MoveNotAllowed, match=r"orders 1\.1"):
-        rollouts.roll_back_rollout(actor=driver.actor, rollout_id=broken.id, reason="back")
-    back = rollouts.roll_back_rollout(actor=driver.actor, rollout_id=stands.id, reason="back")
+        rollbacks.roll_back_rollout(actor=driver.actor, rollout_id=broken.id, reason="back")
+    back = rollbacks.roll_back_rollout(actor=driver.actor, rollout_id=stands.id, reason="back")
     assert back.release.version == "1.0"
     driver.finish(back)
     with pytest.raises(NoStableRelease):
-        rollouts.roll_back_rollout(actor=driver.actor, rollout_id=back.id, reason="not to the bad one")
+        rollbacks.roll_back_rollout(actor=driver.actor, rollout_id=back.id, reason="not to the bad one")
 
 
 def test_the_way_back_is_open_after_scaling_down(driver: Driver, orders: Service) -> None:
@@ -332,7 +335,7 @@ def test_the_way_back_is_open_after_scaling_down(driver: Driver, orders: Service
     wide = driver.finish(driver.start(orders, "1.1", batch=12))
     gone = Target.objects.filter(service=orders, name="orders-12").get()
     Target.objects.filter(pk=gone.pk).update(service=driver.world.service("elsewhere", targets=0))
-    back = rollouts.roll_back_rollout(actor=driver.actor, rollout_id=wide.id, reason="back")
+    back = rollbacks.roll_back_rollout(actor=driver.actor, rollout_id=wide.id, reason="back")
     assert back.plan.body["params"]["batch"] == 11
 
 

@@ -72,7 +72,7 @@ def test_a_failed_batch_stops_the_rollout_and_puts_its_targets_back(driver: Driv
     driver.deployed(orders, "1.1")
     rollout = driver.finish(driver.start(orders, "1.2"), failing={"orders-01"})
     assert rollout.state == RolloutState.ROLLED_BACK
-    assert rollout.outcome == "orders-01 failed: unhealthy on purpose."
+    assert rollout.outcome == ("orders-01 failed: unhealthy on purpose. 9 of 12 targets were not touched.")
     assert set(driver.running(orders).values()) == {"1.1"}
     touched = RolloutTarget.objects.filter(rollout=rollout, touched=True)
     assert touched.count() == 3, "the first batch and nothing else"
@@ -125,7 +125,7 @@ def test_failures_pause_where_the_policy_says_so(driver: Driver, orders: Service
     driver.deployed(orders, "1.1")
     rollout = driver.finish(driver.start(orders, "1.2", on_failure="pause"), failing={"orders-01"})
     assert rollout.state == RolloutState.PAUSED
-    assert rollout.waiting_on["unblock"] == ["resume", "rollback", "cancel"]
+    assert rollout.waiting_on["unblock"] == ["resume", "retry", "skip", "rollback", "cancel"]
     assert "orders-01" in rollout.waiting_on["sentence"]
 
 

@@ -1,0 +1,169 @@
+"""The way back: a rollout in flight turns round, one that has ended gets a rollout of its own."""
+
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef
+
+from deployments.artifacts import store
+from deployments.domain import stable
+from deployments.domain.actor import Actor
+from deployments.domain.states import RolloutState
+from deployments.engine import holds
+from deployments.engine.transition import Moves
+from deployments.errors import Invalid, MoveNotAllowed, NoStableRelease, NotFound, ReleaseOnHold
+from deployments.models import Hold, Release, Rollout, RolloutTarget, Target
+from deployments.services.planning import plan_rollout
+from deployments.services.steering import commit, locked, said, words
+
+HISTORY = 100
+"""Earlier rollouts that are looked through for a stable release."""
+
+
+@transaction.atomic
+def roll_back_rollout(
+    *,
+    actor: Actor,
+    rollout_id: UUID,
+    reason: str,
+    if_version: int | None = None,
+    release_id: UUID | None = None,
+) -> Rollout:
+    """Put the targets back on their last stable release, and the release that they leave on hold.
+
+    A rollout in flight turns round and is returned itself; one that has ended gets a rollout of the
+    earlier stable release, or of `release_id` where that succeeded here before. Raises NoStableRelease,
+    ReleaseOnHold, MoveNotAllowed, Invalid (also where the release does not fit the targets any more).
+    """
+    rollout, moves = locked(actor, "rollout.rollback", rollout_id, if_version)
+    if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED):
+        return _turn_round(rollout, moves, actor, reason, release_id)
+    if rollout.is_active:
+        raise MoveNotAllowed(
+            f"The rollout is {words(rollout)}: there is nothing to roll back yet. Cancel it."
+        )
+    standing = _standing(rollout)
+    if standing is None:
+        raise MoveNotAllowed(f"{rollout} left nothing changed; there is nothing to roll back.")
+    if standing.id != rollout.id:
+        raise MoveNotAllowed(f"What runs now came with another rollout, {standing}. Roll that one back.")
+    release, why = _way_back_to(rollout, release_id)
+    _check_bytes(release)
+    _hold(rollout, moves, actor, reason)
+    moves.record()
+    here = frozenset(_targets(rollout).filter(release=rollout.release).values_list("id", flat=True))
+    if not here:
+        raise MoveNotAllowed(f"No target runs {rollout.release} any more; there is nothing to roll back.")
+    return plan_rollout(
+        actor=actor,
+        service=rollout.service,
+        environment=rollout.environment,
+        release=release,
+        strategy=_strategy(rollout, len(here)),
+        reason=f"{reason.strip()} Back to {why}".strip(),
+        kind=Rollout.Kind.ROLLBACK,
+        rolls_back=rollout,
+        only=here,
+        priority=Rollout.Priority.HOTFIX,
+        if_busy="supersede",
+    )
+
+
+def _turn_round(
+    rollout: Rollout, moves: Moves, actor: Actor, reason: str, release_id: UUID | None
+) -> Rollout:
+    if release_id is not None:
+        raise Invalid(
+            release="a rollout under way goes back to what each target ran before. Cancel it first to choose."
+        )
+    held = Hold.objects.filter(
+        lifted_at__isnull=True,
+        release__in=rollout.targets.filter(touched=True).values("previous_release"),
+    ).select_related("release__service")
+    if (hold := held.first()) is not None:
+        raise ReleaseOnHold(
+            f"It would go back to {hold.release}, which is on hold: {hold.reason.rstrip('.')}. "
+            "Lift that hold, or cancel the rollout and roll out a release that works."
+        )
+    _hold(rollout, moves, actor, reason)
+    moves.move_rollout(RolloutState.ROLLING_BACK, reason=said(actor, reason), verb="rollout.rollback")
+    return commit(rollout, moves)
+
+
+def _hold(rollout: Rollout, moves: Moves, actor: Actor, reason: str) -> None:
+    """Only what was to come in is kept out; whoever leaves a rollback does not distrust the old release."""
+    if rollout.kind != Rollout.Kind.DEPLOY:
+        return
+    sentence = f"Rolled back in {rollout.environment}: {said(actor, reason)}"
+    placed = holds.place(rollout.release_id, rollout_id=rollout.id, reason=sentence, actor=actor)
+    moves.changes += [placed] if placed else []
+
+
+def _way_back_to(rollout: Rollout, release_id: UUID | None) -> tuple[Release, str]:
+    """The release and the sentence that explains the choice."""
+    earlier = (
+        Rollout.objects.filter(service=rollout.service, environment=rollout.environment, id__lt=rollout.id)
+        .select_related("release__artifact", "release__config", "release__service")
+        .annotate(left=Exists(Rollout.objects.filter(rolls_back=OuterRef("pk"))))
+        .newest_first()[:HISTORY]
+    )
+    history = list(earlier)
+    releases = {one.release_id: one.release for one in history}
+    reasons = dict(
+        Hold.objects.filter(release__in=releases, lifted_at__isnull=True).values_list("release", "reason")
+    )
+    past = [
+        stable.Past(
+            release=one.release_id,
+            version=one.release.version,
+            succeeded=one.state == RolloutState.SUCCEEDED,
+            rolled_back=one.left,
+            hold=reasons.get(one.release_id),
+        )
+        for one in history
+    ]
+    if release_id is not None:
+        past = [one for one in past if one.release == release_id]
+    choice = stable.choose(past, rollout.release_id)
+    if choice.release is None:
+        raise NoStableRelease(choice.why)
+    return releases[choice.release], choice.why
+
+
+def _check_bytes(release: Release) -> None:
+    try:
+        store.open_artifact(release.artifact.digest).close()
+    except NotFound:
+        raise NoStableRelease(
+            f"The artifact of {release} is missing from the store, so it cannot be gone back to. "
+            "Upload the same bytes again, or roll out another release."
+        ) from None
+
+
+def _strategy(rollout: Rollout, total: int) -> dict[str, Any]:
+    """The strategy of the rollout itself, with counts cut to the targets that go back."""
+    params = {
+        name: min(value, max(total, 1))
+        if name in ("batch", "max_unavailable") and isinstance(value, int)
+        else value
+        for name, value in rollout.plan.body["params"].items()
+    }
+    gentle = {"on_failure": "pause", "max_failures": 0, "max_failures_per_batch": None}
+    gentle |= dict.fromkeys(("on_task_failure", "on_unhealthy", "on_timeout"))
+    return params | gentle | {"name": rollout.plan.body["strategy"]}
+
+
+def _targets(rollout: Rollout) -> Any:
+    return Target.objects.filter(service=rollout.service, region__environment=rollout.environment)
+
+
+def _standing(rollout: Rollout) -> Rollout | None:
+    """The newest rollout here whose changes still stand: it moved targets and did not put them back."""
+    moved = RolloutTarget.objects.filter(rollout=OuterRef("pk"), touched=True)
+    return (
+        Rollout.objects.filter(Exists(moved), service=rollout.service, environment=rollout.environment)
+        .exclude(state=RolloutState.ROLLED_BACK)
+        .exclude(kind=Rollout.Kind.REPAIR)
+        .first()
+    )
