@@ -53,7 +53,8 @@ BATCHES = """
 """
 DEADLINES = """
     UPDATE deployments_batch SET deadline_at =
-        CASE WHEN deadline_at + %(paused)s > %(now)s THEN deadline_at + %(paused)s ELSE %(now)s + %(least)s END
+        CASE WHEN deadline_at + %(paused)s > %(now)s THEN deadline_at + %(paused)s
+             ELSE %(now)s + %(least)s END
     WHERE rollout_id = %(rollout)s AND state = 'running' AND deadline_at IS NOT NULL
 """
 TARGETS = """

@@ -1,4 +1,4 @@
-"""Which strategy and failure policy holds: the environment's, the service's, its own for there, the request's."""
+"""Which strategy and failure policy holds: environment, service, service there, request."""
 
 from collections.abc import Mapping
 from typing import Any

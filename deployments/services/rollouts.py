@@ -115,7 +115,7 @@ def cancel_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: i
 
 
 def go_on(rollout: Rollout, moves: Moves, again: Sequence[RolloutTarget], why: str, verb: str) -> None:
-    """Let `again` be tried once more, and the rollout run on, with the time that it stood paused given back."""
+    """Let `again` be tried once more, and the rollout run on; the time that it stood paused is given back."""
     params = params_of(rollout)
     was_paused = rollout.state == RolloutState.PAUSED
     if was_paused:

@@ -58,8 +58,8 @@ def check_limit(value: object) -> None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_LIMIT:
         raise Invalid(
-            max_active=f"must lie between 1 and {MAX_LIMIT}, or be null for no limit; nothing could ever move "
-            "with 0. To keep a release out, put it on hold."
+            max_active=f"must lie between 1 and {MAX_LIMIT}, or be null for no limit; with 0 nothing could "
+            "ever move. To keep a release out, put it on hold."
         )
 
 
