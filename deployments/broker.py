@@ -219,7 +219,7 @@ class PostgresBroker(Broker):
         return [(job_id, payload) for job_id, payload, _priority, _attempts in rows]
 
     def _take_back(self) -> list[_Row]:
-        """Jobs that somebody took and will not bring to an end, without those that were handed out too often."""
+        """Jobs that somebody took and did not bring to an end, without those handed out too often."""
         self._release_dead()
         most = settings.Q_CLUSTER["max_attempts"]
         rows = []

@@ -5,7 +5,6 @@ whoever finds it there asks here. Of processes elsewhere nothing can be told, an
 """
 
 import functools
-import os
 import socket
 from pathlib import Path
 
@@ -20,7 +19,7 @@ def machine() -> str:
     other's processes for dead.
     """
     try:
-        room = os.stat("/proc/self/ns/pid").st_ino
+        room = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         room = 0
     return f"{socket.gethostname()[:MAX_HOST_LETTERS]}/{room}"

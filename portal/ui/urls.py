@@ -7,6 +7,7 @@ from portal.ui import (
     agents,
     audit,
     environments,
+    faults,
     overview,
     releases,
     rollouts,
@@ -35,4 +36,6 @@ urlpatterns = [
     path("environments/<slug:name>/", environments.show, name="environment"),
     path("agents/", agents.index, name="agents"),
     path("audit/", audit.index, name="audit"),
+    path("faults/", faults.index, name="faults"),
+    path("faults/<int:fault_id>/release/", faults.release, name="release-fault"),
 ]

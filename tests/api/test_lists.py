@@ -3,7 +3,7 @@
 import pytest
 from django.urls import get_resolver
 
-from deployments.models import Service
+from deployments.models import JobFault, Service
 from portal.api.views import ListView
 from tests.api.conftest import created, problem, results
 
@@ -15,6 +15,7 @@ def full(catalog, orders, owner, outsider, admin, api):
     catalog.artifact(b"of another", by=outsider.user)
     created(api(admin).post("/join-tokens", {"agent_name": "host-7"}))
     created(api(owner).post("/rollouts", {"service": "orders", "environment": "prod", "release": "1.0"}))
+    JobFault.objects.create(function="some.job", subject="x", error="ValueError: x", traceback="x")
     return catalog
 
 
@@ -31,6 +32,7 @@ NOUNS = (
     "configs",
     "releases",
     "rollouts",
+    "faults",
 )
 
 
@@ -55,7 +57,7 @@ def test_an_outsider_sees_what_is_everybodys_and_their_own(api, full, outsider, 
     assert len(results(api(outsider).get(f"/{noun}"))) == own.get(noun, 0)
 
 
-@pytest.mark.parametrize("noun", [noun for noun in NOUNS if noun != "join-tokens"])
+@pytest.mark.parametrize("noun", [noun for noun in NOUNS if noun not in ("join-tokens", "faults")])
 def test_a_viewer_sees_what_the_team_sees(api, full, viewer, owner, noun):
     seen = results(api(viewer).get(f"/{noun}"))
     assert seen

@@ -1,3 +1,5 @@
+import re
+
 import jsonschema
 import pytest
 from django.test import Client
@@ -29,7 +31,7 @@ def routes() -> dict[str, set[str]]:
 
 
 def spoken(pattern: str) -> str:
-    text = pattern.replace("<uuid:id>", "{id}").removeprefix("^").removesuffix("$")
+    text = re.sub("<(uuid|int):id>", "{id}", pattern).removeprefix("^").removesuffix("$")
     return text.replace(r"(?P<digest>sha256:[0-9a-f]{64})", "{digest}")
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
+from django.test import Client
+from django.utils.html import escape
 from django_q.exceptions import TimeoutException
 from django_q.signing import SignedPackage
 
@@ -19,8 +21,9 @@ from deployments.models import Event, JobFault, QueuedJob, Rollout, Service, Tas
 from deployments.services import faults
 from deployments.services.faults import MAX_FAILURES, TRACEBACK_BYTES, release_fault
 from deployments.services.rollouts import cancel_rollout
+from tests.api.conftest import Api, ApiFor, problem, results
 from tests.engine.driver import Driver
-from tests.fixtures import Person, World
+from tests.fixtures import Login, Person, World
 from tests.platform.test_broker import nobody
 
 WORKER = Actor.system("worker")
@@ -39,6 +42,11 @@ def rollout(driver: Driver, orders: Service) -> Rollout:
     assert Task.objects.filter(rollout=started).exists()
     QueuedJob.objects.all().delete()
     return started
+
+
+@pytest.fixture
+def api(db: None) -> ApiFor:
+    return Api
 
 
 def poison(rollout: Rollout) -> None:
@@ -312,6 +320,99 @@ def hold(rollout: Rollout, process: str) -> None:
     assert lease.claim(rollout.id, sorted(ACTIVE))
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE deployments_rollout SET lease_owner = %s, lease_until = clock_timestamp() + %s WHERE id = %s",
+            "UPDATE deployments_rollout SET lease_owner = %s, lease_until = clock_timestamp() + %s "
+            "WHERE id = %s",
             [f"{process}:x", timedelta(hours=1), rollout.id],
         )
+
+
+@pytest.fixture
+def fault(rollout: Rollout) -> JobFault:
+    """Of a rollout that is in quarantine."""
+    poison(rollout)
+    tick(rollout, MAX_FAILURES)
+    return JobFault.objects.get()
+
+
+def test_the_page_shows_an_administrator_the_traceback_and_the_rollout(
+    login: Login, admin: Person, fault: JobFault
+) -> None:
+    body = login(admin).get("/faults/").content.decode()
+    assert escape(fault.error) in body
+    assert "deployments/engine/snapshot.py&quot;, line" in body
+    assert f'href="/rollouts/{fault.subject}/"' in body
+    assert "in quarantine" in body
+    assert "Failed 5 times in a row" in body
+    assert 'href="/faults/" aria-current="page"' in body
+
+
+def test_the_button_tries_it_again_and_the_page_says_who_did(
+    login: Login, admin: Person, fault: JobFault
+) -> None:
+    client = login(admin)
+    response = client.post(f"/faults/{fault.pk}/release/", {"reason": "The log is mended"})
+    assert (response.status_code, response["Location"]) == (302, "/faults/")
+    body = client.get("/faults/").content.decode()
+    assert "released by admin" in body
+    assert "Try again" not in body
+    assert Entry.objects.get(verb="fault.release").reason == "The log is mended"
+
+
+def test_the_button_wants_a_reason(login: Login, admin: Person, fault: JobFault) -> None:
+    response = login(admin).post(f"/faults/{fault.pk}/release/", {"reason": " "})
+    assert response.status_code == 422
+    assert "Say why" in response.content.decode()
+    fault.refresh_from_db()
+    assert fault.released_at is None
+
+
+def test_without_faults_the_page_says_so(login: Login, admin: Person) -> None:
+    assert "No fault" in login(admin).get("/faults/").content.decode()
+
+
+@pytest.mark.parametrize("who", ["owner", "viewer", "outsider"])
+def test_faults_are_for_administrators(
+    request: pytest.FixtureRequest, login: Login, api: ApiFor, fault: JobFault, who: str
+) -> None:
+    person = request.getfixturevalue(who)
+    client = login(person)
+    for refused in (client.get("/faults/"), client.post(f"/faults/{fault.pk}/release/", {"reason": "x"})):
+        assert refused.status_code == 403
+        body = refused.content.decode()
+        assert "an administrator" in body
+        assert fault.error not in body
+    assert "Faults" not in client.get("/").content.decode()
+    assert results(api(person).get("/faults")) == []
+    problem(api(person).get(f"/faults/{fault.pk}"), 404, "not-found")
+    problem(api(person).post(f"/faults/{fault.pk}/release", {"reason": "x"}), 403, "not-allowed")
+    fault.refresh_from_db()
+    assert fault.released_at is None
+
+
+def test_the_button_needs_its_form(admin: Person, fault: JobFault) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(admin.user, backend="django.contrib.auth.backends.ModelBackend")
+    assert client.post(f"/faults/{fault.pk}/release/", {"reason": "From elsewhere"}).status_code == 403
+    fault.refresh_from_db()
+    assert fault.released_at is None
+
+
+def test_anonymous_people_are_sent_to_log_in(client: Client, fault: JobFault) -> None:
+    for answer in (client.get("/faults/"), client.post(f"/faults/{fault.pk}/release/")):
+        assert answer.status_code == 302
+        assert answer["Location"].startswith("/login/")
+
+
+def test_the_api_tells_and_releases(api: ApiFor, admin: Person, rollout: Rollout, fault: JobFault) -> None:
+    boss = api(admin)
+    (shown,) = results(boss.get("/faults", quarantined="true", released="false"))
+    assert shown["state"] == "quarantined"
+    assert shown["rollout"] == str(rollout.id)
+    assert shown["failures"] == MAX_FAILURES
+    assert shown["error"] in shown["traceback"]
+    problem(boss.post(f"/faults/{fault.pk}/release", {"reason": ""}), 422, "invalid")
+    problem(boss.post("/faults/999999999999/release", {"reason": "x"}), 404, "not-found")
+    released = boss.post(f"/faults/{fault.pk}/release", {"reason": "The log is mended"}).json()
+    assert (released["state"], released["released_by"]) == ("released", "admin")
+    rollout.refresh_from_db()
+    assert rollout.quarantined_at is None

@@ -10,8 +10,8 @@ from django.db import connection
 
 from audit.models import Entry
 from deployments.errors import NotAllowed, NotFound
-from deployments.models import Agent, Artifact, Membership, Service
-from deployments.services import agents, catalog, releases
+from deployments.models import Agent, Artifact, JobFault, Membership, Service
+from deployments.services import agents, catalog, faults, releases
 from portal.accounts import tokens
 from portal.accounts.models import User
 from tests.fixtures import CONFIG, Person, World
@@ -134,6 +134,15 @@ CASES = [
         may=DEPLOYERS,
     ),
     Case("release.create", create_release, may=DEPLOYERS, prepare=prepare_release),
+    Case(
+        "fault.release",
+        lambda w, a: faults.release_fault(
+            actor=a, fault_id=JobFault.objects.values_list("id", flat=True).first() or 0, reason="Mended"
+        ),
+        may=ADMINS,
+        hidden_from=(),
+        prepare=lambda w: JobFault.objects.create(function="some.job", subject="x", error="x", traceback=""),
+    ),
 ]
 
 
