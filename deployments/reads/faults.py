@@ -26,10 +26,16 @@ def state_of(fault: JobFault) -> str:
     return "quarantined" if fault.quarantined_at is not None else "retrying"
 
 
-def history(actor: Actor, before: str = "", size: int = PAGE_SIZE) -> tuple[list[FaultOf], str]:
-    """Newest first, and the key of the next page ("" at the end); two queries. Raises NotAllowed."""
+def history(
+    actor: Actor, *, released: bool = False, before: str = "", size: int = PAGE_SIZE
+) -> tuple[list[FaultOf], str]:
+    """Open or released faults, newest first, and the key of the next page ("" at the end).
+
+    Two queries. Raises NotAllowed.
+    """
     access.require(actor, "fault.view")
-    found: Page[JobFault] = by_number(JobFault.objects.all(), before, size)
+    faults = JobFault.objects.filter(released_at__isnull=not released)
+    found: Page[JobFault] = by_number(faults, before, size)
     ids = [fault.subject for fault in found.items if fault.function == queueing.TICK]
     related = Rollout.objects.select_related("service", "environment", "release")
     rollouts = {str(rollout.pk): rollout for rollout in related.filter(pk__in=ids)}

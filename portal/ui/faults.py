@@ -21,9 +21,9 @@ from portal.ui.lists import asked, link
 from portal.ui.steering import ReasonForm
 
 SHOWN = 20
-LOOKS = {"quarantined": "failed", "retrying": "paused", "released": "succeeded"}
+LOOKS = {"quarantined": "failed", "retrying": "activating", "released": "pending"}
 """The state whose colour and icon each has."""
-LABELS = {"quarantined": "in quarantine", "retrying": "tried again", "released": "released"}
+LABELS = {"quarantined": "in quarantine", "retrying": "trying again", "released": "released"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +70,15 @@ def release(request: HttpRequest, actor: Actor, fault_id: int) -> HttpResponse:
 def _page(
     request: HttpRequest, actor: Actor, *, status: int = 200, refused: int = 0, wrong: str = ""
 ) -> HttpResponse:
-    found, next_before = faults.history(actor, asked(request, "before")["before"], SHOWN)
+    query = asked(request, "before", "released")
+    released = bool(query["released"])
+    found, next_before = faults.history(actor, released=released, before=query["before"], size=SHOWN)
     now = timezone.now()
-    rows = [_row(item, now, wrong if item.fault.pk == refused else "") for item in found]
-    context = {"faults": rows, "more": next_before and link(request, before=next_before)}
+    context = {
+        "faults": [_row(item, now, wrong if item.fault.pk == refused else "") for item in found],
+        "is_released": released,
+        "more": next_before and link(request, before=next_before),
+    }
     return render(request, "ui/faults.html", context, status=status)
 
 
@@ -81,7 +86,7 @@ def _row(item: faults.FaultOf, now: datetime, wrong: str) -> FaultRow:
     fault, rollout = item.fault, item.rollout
     return FaultRow(
         id=fault.pk,
-        title=f"Rollout of {rollout}" if rollout else fault.function.rpartition(".")[2],
+        title=f"Rollout of {rollout}" if rollout else f"Job {fault.function}",
         rollout_id=str(rollout.pk) if rollout else "",
         job=f"{fault.function}({fault.subject})",
         look=LOOKS[item.state],

@@ -6,7 +6,8 @@ import pytest
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from playwright.sync_api import Page, expect
 
-from deployments.models import Rollout, Service
+from deployments import queueing
+from deployments.models import JobFault, Rollout, Service
 from tests.browser.conftest import Open
 from tests.fixtures import PASSWORD, Person
 from tests.live.web import WebServer
@@ -44,6 +45,7 @@ def paths(rollout: Rollout, orders: Service) -> list[str]:
         "/environments/prod/",
         "/agents/",
         "/audit/",
+        "/faults/",
     ]
 
 
@@ -67,6 +69,9 @@ def check(page: Page, path: str) -> None:
 def test_every_page_is_whole(
     open_page: Open, web: WebServer, admin: Person, rollout: Rollout, orders: Service, theme: str, width: int
 ) -> None:
+    JobFault.objects.create(
+        function=queueing.TICK, subject=str(rollout.id), error="ValueError: x" * 20, traceback="line\n" * 9
+    )
     page = open_page(admin, "/", width=width, theme=theme)
     for path in paths(rollout, orders):
         page.goto(web.origin + path)

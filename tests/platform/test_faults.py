@@ -352,7 +352,8 @@ def test_the_button_tries_it_again_and_the_page_says_who_did(
     client = login(admin)
     response = client.post(f"/faults/{fault.pk}/release/", {"reason": "The log is mended"})
     assert (response.status_code, response["Location"]) == (302, "/faults/")
-    body = client.get("/faults/").content.decode()
+    assert "No fault" in client.get("/faults/").content.decode()
+    body = client.get("/faults/?released=yes").content.decode()
     assert "released by admin" in body
     assert "Try again" not in body
     assert Entry.objects.get(verb="fault.release").reason == "The log is mended"
