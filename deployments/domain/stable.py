@@ -24,6 +24,16 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """One or two sentences: why this one, or why none and what to do."""
 
 
+def free(history: Sequence[Past], leaving: UUID) -> list[UUID]:
+    """Every release that may be gone back to when somebody names it, newest first, each once."""
+    found = [
+        past.release
+        for past in history
+        if past.release != leaving and past.succeeded and not past.rolled_back and past.hold is None
+    ]
+    return list(dict.fromkeys(found))
+
+
 def choose(history: Sequence[Past], leaving: UUID) -> Choice:
     """Choose from `history`, newest first, what to go back to from the release `leaving`.
 

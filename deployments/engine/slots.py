@@ -5,8 +5,9 @@ last one; the order is `domain.queue`'s. Nobody hands out slots to others: a rol
 looks again by itself after a few seconds.
 """
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -45,11 +46,12 @@ AHEAD = """
     WHERE mine.id = %s AND r.state = ANY(%s)
 """
 TAKES = """
-    SELECT extract(epoch FROM percentile_cont(0.5) WITHIN GROUP (ORDER BY took)) FROM (
-        SELECT r.finished_at - r.started_at AS took FROM deployments_rollout r
-        JOIN deployments_rollout mine ON mine.environment_id = r.environment_id
-        WHERE mine.id = %s AND r.state = 'succeeded' AND r.started_at IS NOT NULL
-        ORDER BY r.id DESC LIMIT %s) AS recent
+    SELECT e.id, (
+        SELECT extract(epoch FROM percentile_cont(0.5) WITHIN GROUP (ORDER BY took)) FROM (
+            SELECT r.finished_at - r.started_at AS took FROM deployments_rollout r
+            WHERE r.environment_id = e.id AND r.state = 'succeeded' AND r.started_at IS NOT NULL
+            ORDER BY r.id DESC LIMIT %s) AS recent)
+    FROM deployments_environment e WHERE e.id = ANY(%s)
 """
 
 
@@ -59,6 +61,16 @@ class _Queue(msgspec.Struct, frozen=True):
     teams: dict[UUID, int]
 
 
+class Line(NamedTuple):
+    """The whole queue at one moment."""
+
+    entries: dict[UUID, Entry]
+    """Every active rollout."""
+    slots: dict[UUID, Slot]
+    """Of those that wait, first to start first."""
+    limits: Limits
+
+
 _decoder = msgspec.json.Decoder(_Queue)
 
 
@@ -66,40 +78,51 @@ def look(rollout_id: UUID, now: datetime) -> Slot:
     """Whether the rollout may start, in the caller's transaction; the others wait until it has ended."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
-    slot = _slots(now)[rollout_id]
+    line = line_of(now)
+    slot = line.slots[rollout_id]
     if slot.free:
         return slot
-    return msgspec.structs.replace(slot, ahead=_ahead(rollout_id), estimate=_estimate(rollout_id, slot, now))
+    environment = line.entries[rollout_id].environment
+    took = takes([environment]).get(environment)
+    return msgspec.structs.replace(slot, ahead=_ahead(rollout_id), estimate=estimate(slot, took, now))
 
 
 def wake(now: datetime) -> None:
     """Have those look that may start now; call it after the move that freed a slot."""
-    free = [rollout_id for rollout_id, slot in _slots(now).items() if slot.free]
+    free = [rollout_id for rollout_id, slot in line_of(now).slots.items() if slot.free]
     for rollout_id in sorted(free[:LONGEST_WAKE]):
         queueing.tick(rollout_id)
 
 
-def _slots(now: datetime) -> dict[UUID, Slot]:
+def line_of(now: datetime) -> Line:
+    """Read the queue in one statement, without a lock: it may have moved on when somebody reads it."""
     row = _row(QUEUE, {"moving": sorted(MOVING), "active": sorted(ACTIVE)})
     queue = _decoder.decode(row[0])
     limits = Limits(
         all=settings.SLIPWAY.max_active_rollouts, environments=queue.environments, teams=queue.teams
     )
-    return line_up(queue.entries, limits, now)
+    entries = {entry.id: entry for entry in queue.entries}
+    return Line(entries, line_up(queue.entries, limits, now), limits)
+
+
+def takes(environments: Collection[UUID]) -> dict[UUID, float]:
+    """The median of the seconds that rollouts took lately, by environment; without those that had none."""
+    with connection.cursor() as cursor:
+        cursor.execute(TAKES, [HISTORY, list(environments)])
+        return {environment: float(took) for environment, took in cursor.fetchall() if took is not None}
+
+
+def estimate(slot: Slot, took_seconds: float | None, now: datetime) -> datetime | None:
+    """When it may start, with so many at once as the limit lets; None: nothing is known."""
+    if took_seconds is None:
+        return None
+    rounds = -(-slot.place // max(slot.limit, 1))
+    return now + timedelta(seconds=rounds * took_seconds)
 
 
 def _ahead(rollout_id: UUID) -> str:
     row = _row(AHEAD, [rollout_id, sorted(MOVING)])
     return f"{row[0]}, {row[1].replace('_', ' ')}" if row else ""
-
-
-def _estimate(rollout_id: UUID, slot: Slot, now: datetime) -> datetime | None:
-    """By the median of what rollouts took there lately, so many at once as the limit lets."""
-    row = _row(TAKES, [rollout_id, HISTORY])
-    if row is None or row[0] is None:
-        return None
-    rounds = -(-slot.place // max(slot.limit, 1))
-    return now + timedelta(seconds=rounds * float(row[0]))
 
 
 def _row(statement: str, values: Any) -> Any:

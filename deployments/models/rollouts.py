@@ -42,6 +42,13 @@ class RolloutQuerySet(models.QuerySet["Rollout"]):
     def newest_first(self) -> Self:
         return self.order_by("-id")
 
+    def after(self, rollout: "Rollout") -> Self:
+        """Later ones of the service there, without those that were withdrawn before they began."""
+        later = self.filter(service=rollout.service_id, environment=rollout.environment_id, id__gt=rollout.id)
+        return later.exclude(
+            state__in=(RolloutState.SUPERSEDED, RolloutState.CANCELLED), started_at__isnull=True
+        )
+
 
 class Rollout(Row):
     class Kind(models.TextChoices):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from deployments import access
 from deployments.domain.actor import Actor
 from deployments.domain.states import ALLOWED, BatchState, RolloutState, TargetState, TaskState
 from deployments.models import Batch, Event, Rollout, RolloutTarget, Task, Wave
+from deployments.reads import choices
 from deployments.reads.page import PAGE_SIZE, Page, newest_first
 
 EVENTS_SHOWN = 100
@@ -22,6 +23,8 @@ VERBS = {
     "resume": "rollout.resume",
     "cancel": "rollout.cancel",
     "rollback": "rollout.rollback",
+    "retry": "rollout.retry",
+    "skip": "rollout.skip",
 }
 
 LEFT_CHANGED = frozenset({RolloutState.SUCCEEDED, RolloutState.FAILED, RolloutState.CANCELLED})
@@ -201,12 +204,13 @@ def estimate(batches: Sequence[Batch], now: datetime) -> timedelta | None:
 
 
 def permitted(actor: Actor, rollout: Rollout) -> list[str]:
-    """What the actor may ever do to this rollout, whatever its state."""
-    return [name for name, verb in VERBS.items() if access.allowed(actor, verb, rollout)]
+    """What the actor may ever do to this rollout, whatever its state; one query."""
+    held = access.allowed_among(actor, VERBS.values(), rollout)
+    return [name for name, verb in VERBS.items() if verb in held]
 
 
-def actions(actor: Actor, rollout: Rollout) -> list[str]:
-    """What the state and the actor's permission let them do now."""
+def actions(actor: Actor, rollout: Rollout, counts: Mapping[str, int]) -> list[str]:
+    """What the state and the actor's permission let them do now; `counts` are targets by state."""
     moves = ALLOWED[RolloutState(rollout.state)]
     offered = set()
     if rollout.state == RolloutState.PAUSED:
@@ -215,16 +219,13 @@ def actions(actor: Actor, rollout: Rollout) -> list[str]:
         offered.add("pause")
     if RolloutState.CANCELLED in moves:
         offered.add("cancel")
-    if RolloutState.ROLLING_BACK in moves or (rollout.state in LEFT_CHANGED and _can_return(rollout)):
+    if RolloutState.ROLLING_BACK in moves or (rollout.state in LEFT_CHANGED and choices.can_return(rollout)):
         offered.add("rollback")
+    if choices.may_retry(rollout, counts):
+        offered.add("retry")
+    if choices.may_skip(rollout, counts):
+        offered.add("skip")
     return [name for name in permitted(actor, rollout) if name in offered]
-
-
-def _can_return(rollout: Rollout) -> bool:
-    """Whether it was the last here, and another release succeeded before it."""
-    here = Rollout.objects.filter(service=rollout.service_id, environment=rollout.environment_id)
-    earlier = here.filter(state=RolloutState.SUCCEEDED, id__lt=rollout.id).exclude(release=rollout.release_id)
-    return earlier.exists() and not here.filter(id__gt=rollout.id).exists()
 
 
 def count_targets(rollout_ids: Iterable[UUID]) -> dict[UUID, dict[str, int]]:

@@ -1,6 +1,7 @@
 """Retry what failed and skip what cannot be waited for; nothing that succeeded is done again."""
 
 from collections.abc import Collection
+from datetime import datetime
 from uuid import UUID
 
 from django.conf import settings
@@ -70,6 +71,8 @@ def skip_targets(
 ) -> Rollout:
     """Leave targets (by target id) out of the rollout: what was changed on them stays as it is.
 
+    One that is being changed, or is done, can be left out only while nobody hears of its agent.
+
     Raises Invalid or MoveNotAllowed saying what to do instead.
     """
     rollout, moves = locked(actor, "rollout.skip", rollout_id, if_version)
@@ -92,16 +95,18 @@ def skip_targets(
     return commit(rollout, moves)
 
 
-def _check_skippable(one: RolloutTarget, now: object) -> None:
+def _check_skippable(one: RolloutTarget, now: datetime) -> None:
     name, state = one.target.name, T(one.state)
     if state in (T.PENDING, T.STAGING, T.STAGED, T.FAILED):
         return
     if state is T.SKIPPED:
         raise MoveNotAllowed(f"{name} is skipped already.")
+    agent = one.target.agent
+    if state in (T.ACTIVATING, T.HEALTHY) and (
+        agent is None or agent.is_silent(now, settings.SLIPWAY.heartbeat_seconds)
+    ):
+        return
     if state is T.ACTIVATING:
-        agent = one.target.agent
-        if agent is None or agent.is_silent(now, settings.SLIPWAY.heartbeat_seconds):  # type: ignore[arg-type]
-            return
         raise MoveNotAllowed(f"{name} is being changed right now. Wait until that has ended.")
     raise MoveNotAllowed(f"{name} is {state}: it is done already.")
 
@@ -124,10 +129,7 @@ def _anew(
     undone = [one for one in rows if one.state not in (T.HEALTHY, T.SKIPPED)]
     if not undone:
         raise MoveNotAllowed("Every target of this rollout runs the release; there is nothing to try again.")
-    newer = Rollout.objects.filter(
-        service=rollout.service, environment=rollout.environment, id__gt=rollout.id
-    ).exclude(state__in=(RolloutState.SUPERSEDED, RolloutState.CANCELLED), started_at__isnull=True)
-    if (latest := newer.newest_first().first()) is not None:
+    if (latest := Rollout.objects.after(rollout).newest_first().first()) is not None:
         raise MoveNotAllowed(f"A newer rollout, {latest}, was here since. Start a new one instead.")
     chosen = _chosen(rows, targets) if targets else undone
     if done := [one.target.name for one in chosen if one not in undone]:

@@ -4,21 +4,16 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef
 
 from deployments.artifacts import store
-from deployments.domain import stable
 from deployments.domain.actor import Actor
 from deployments.domain.states import RolloutState
-from deployments.engine import holds
+from deployments.engine import holds, way_back
 from deployments.engine.transition import Moves
 from deployments.errors import Invalid, MoveNotAllowed, NoStableRelease, NotFound, ReleaseOnHold
-from deployments.models import Hold, Release, Rollout, RolloutTarget, Target
+from deployments.models import Release, Rollout, Target
 from deployments.services.planning import plan_rollout
 from deployments.services.steering import commit, locked, said, words
-
-HISTORY = 100
-"""Earlier rollouts that are looked through for a stable release."""
 
 
 @transaction.atomic
@@ -43,12 +38,14 @@ def roll_back_rollout(
         raise MoveNotAllowed(
             f"The rollout is {words(rollout)}: there is nothing to roll back yet. Cancel it."
         )
-    standing = _standing(rollout)
+    standing = way_back.standing(rollout)
     if standing is None:
         raise MoveNotAllowed(f"{rollout} left nothing changed; there is nothing to roll back.")
     if standing.id != rollout.id:
         raise MoveNotAllowed(f"What runs now came with another rollout, {standing}. Roll that one back.")
-    release, why = _way_back_to(rollout, release_id)
+    release, why, _ = way_back.choose(rollout, release_id)
+    if release is None:
+        raise NoStableRelease(why)
     _check_bytes(release)
     _hold(rollout, moves, actor, reason)
     moves.record()
@@ -77,15 +74,8 @@ def _turn_round(
         raise Invalid(
             release="a rollout under way goes back to what each target ran before. Cancel it first to choose."
         )
-    held = Hold.objects.filter(
-        lifted_at__isnull=True,
-        release__in=rollout.targets.filter(touched=True).values("previous_release"),
-    ).select_related("release__service")
-    if (hold := held.first()) is not None:
-        raise ReleaseOnHold(
-            f"It would go back to {hold.release}, which is on hold: {hold.reason.rstrip('.')}. "
-            "Lift that hold, or cancel the rollout and roll out a release that works."
-        )
+    if (hold := way_back.hold_in_the_way(rollout)) is not None:
+        raise ReleaseOnHold(way_back.refused_by(hold))
     _hold(rollout, moves, actor, reason)
     moves.move_rollout(RolloutState.ROLLING_BACK, reason=said(actor, reason), verb="rollout.rollback")
     return commit(rollout, moves)
@@ -98,37 +88,6 @@ def _hold(rollout: Rollout, moves: Moves, actor: Actor, reason: str) -> None:
     sentence = f"Rolled back in {rollout.environment}: {said(actor, reason)}"
     placed = holds.place(rollout.release_id, rollout_id=rollout.id, reason=sentence, actor=actor)
     moves.changes += [placed] if placed else []
-
-
-def _way_back_to(rollout: Rollout, release_id: UUID | None) -> tuple[Release, str]:
-    """The release and the sentence that explains the choice."""
-    earlier = (
-        Rollout.objects.filter(service=rollout.service, environment=rollout.environment, id__lt=rollout.id)
-        .select_related("release__artifact", "release__config", "release__service")
-        .annotate(left=Exists(Rollout.objects.filter(rolls_back=OuterRef("pk"))))
-        .newest_first()[:HISTORY]
-    )
-    history = list(earlier)
-    releases = {one.release_id: one.release for one in history}
-    reasons = dict(
-        Hold.objects.filter(release__in=releases, lifted_at__isnull=True).values_list("release", "reason")
-    )
-    past = [
-        stable.Past(
-            release=one.release_id,
-            version=one.release.version,
-            succeeded=one.state == RolloutState.SUCCEEDED,
-            rolled_back=one.left,
-            hold=reasons.get(one.release_id),
-        )
-        for one in history
-    ]
-    if release_id is not None:
-        past = [one for one in past if one.release == release_id]
-    choice = stable.choose(past, rollout.release_id)
-    if choice.release is None:
-        raise NoStableRelease(choice.why)
-    return releases[choice.release], choice.why
 
 
 def _check_bytes(release: Release) -> None:
@@ -156,14 +115,3 @@ def _strategy(rollout: Rollout, total: int) -> dict[str, Any]:
 
 def _targets(rollout: Rollout) -> Any:
     return Target.objects.filter(service=rollout.service, region__environment=rollout.environment)
-
-
-def _standing(rollout: Rollout) -> Rollout | None:
-    """The newest rollout here whose changes still stand: it moved targets and did not put them back."""
-    moved = RolloutTarget.objects.filter(rollout=OuterRef("pk"), touched=True)
-    return (
-        Rollout.objects.filter(Exists(moved), service=rollout.service, environment=rollout.environment)
-        .exclude(state=RolloutState.ROLLED_BACK)
-        .exclude(kind=Rollout.Kind.REPAIR)
-        .first()
-    )

@@ -1,0 +1,80 @@
+"""What a rollout can be rolled back to: the choice with its reason, before anything is done."""
+
+from typing import NamedTuple
+from uuid import UUID
+
+from django.db.models import Exists, OuterRef
+
+from deployments.domain import stable
+from deployments.domain.states import RolloutState
+from deployments.models import Hold, Release, Rollout, RolloutTarget
+
+HISTORY = 100
+"""Earlier rollouts that are looked through for a stable release."""
+
+
+class WayBack(NamedTuple):
+    release: Release | None
+    why: str
+    """The sentence that explains the choice, or why there is none and what to do."""
+    others: tuple[Release, ...]
+    """Older stable releases that may be named instead, newest first."""
+
+
+def choose(rollout: Rollout, release_id: UUID | None = None) -> WayBack:
+    """The release to leave this one for: the last stable one here, or `release_id` where it was stable."""
+    earlier = (
+        Rollout.objects.filter(service=rollout.service, environment=rollout.environment, id__lt=rollout.id)
+        .select_related("release__artifact", "release__config", "release__service")
+        .annotate(left=Exists(Rollout.objects.filter(rolls_back=OuterRef("pk"))))
+        .newest_first()[:HISTORY]
+    )
+    history = list(earlier)
+    releases = {one.release_id: one.release for one in history}
+    reasons = dict(
+        Hold.objects.filter(release__in=releases, lifted_at__isnull=True).values_list("release", "reason")
+    )
+    past = [
+        stable.Past(
+            release=one.release_id,
+            version=one.release.version,
+            succeeded=one.state == RolloutState.SUCCEEDED,
+            rolled_back=one.left,
+            hold=reasons.get(one.release_id),
+        )
+        for one in history
+    ]
+    named = past if release_id is None else [one for one in past if one.release == release_id]
+    choice = stable.choose(named, rollout.release_id)
+    return WayBack(
+        release=releases[choice.release] if choice.release else None,
+        why=choice.why,
+        others=tuple(releases[one] for one in stable.free(past, rollout.release_id) if one != choice.release),
+    )
+
+
+def standing(rollout: Rollout) -> Rollout | None:
+    """The newest rollout here whose changes still stand: it moved targets and did not put them back."""
+    moved = RolloutTarget.objects.filter(rollout=OuterRef("pk"), touched=True)
+    return (
+        Rollout.objects.filter(Exists(moved), service=rollout.service, environment=rollout.environment)
+        .exclude(state=RolloutState.ROLLED_BACK)
+        .exclude(kind=Rollout.Kind.REPAIR)
+        .first()
+    )
+
+
+def hold_in_the_way(rollout: Rollout) -> Hold | None:
+    """A hold on a release that a changed target of a rollout under way would go back to."""
+    held = Hold.objects.filter(
+        lifted_at__isnull=True,
+        release__in=rollout.targets.filter(touched=True).values("previous_release"),
+    )
+    return held.select_related("release__service").first()
+
+
+def refused_by(hold: Hold) -> str:
+    return (
+        f"It would go back to {hold.release}, which is on hold: {hold.reason.rstrip('.')}. "
+        "Lift that hold, or cancel the rollout and roll out a release that works."
+    )

@@ -1,0 +1,143 @@
+"""What a person can choose when they steer a rollout: targets to retry or skip, a release to go back to."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Case, IntegerField, QuerySet, Value, When
+from django.utils import timezone
+
+from deployments.domain.states import ACTIVE, MOVING, RolloutState, TargetState
+from deployments.engine import way_back
+from deployments.models import Hold, Release, Rollout, RolloutTarget
+
+OFFERED = 200
+"""Targets that are offered one by one; a program names as many as it likes."""
+
+T = TargetState
+SKIPPABLE = (T.FAILED, T.PENDING, T.STAGING, T.STAGED)
+"""Beside those that are being activated by an agent that has fallen silent."""
+NEVER_RETRIED = (RolloutState.ROLLED_BACK, RolloutState.SUPERSEDED)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choosable:
+    """Targets that may be retried or skipped, those that need it most first."""
+
+    rows: Sequence[RolloutTarget]
+    total: int
+
+    @property
+    def is_whole(self) -> bool:
+        return self.total <= len(self.rows)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Return:
+    """What rolling back would do, before it is done."""
+
+    is_possible: bool
+    why: str
+    """What it would go back to and why, or what stands in the way and what to do."""
+    release: Release | None = None
+    """None in flight, where each changed target goes back to its own."""
+    others: Sequence[Release] = ()
+    """Older stable releases that may be named instead."""
+    targets: Sequence[tuple[str, int]] = ()
+    """Versions that targets would go back to, and how many; "" for none."""
+    holds: bool = False
+    """Whether the release that is left will be put on hold."""
+
+
+def may_retry(rollout: Rollout, counts: Mapping[str, int]) -> bool:
+    if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED):
+        return bool(counts.get(T.FAILED))
+    if rollout.state in ACTIVE or rollout.state in NEVER_RETRIED:
+        return False
+    undone = sum(number for state, number in counts.items() if state not in (T.HEALTHY, T.SKIPPED))
+    return bool(undone) and not Rollout.objects.after(rollout).exists()
+
+
+def may_skip(rollout: Rollout, counts: Mapping[str, int]) -> bool:
+    if rollout.state not in ACTIVE or rollout.state == RolloutState.ROLLING_BACK:
+        return False
+    if sum(counts.values()) - counts.get(T.SKIPPED, 0) < 2:
+        return False
+    if any(counts.get(state) for state in SKIPPABLE):
+        return True
+    return bool(counts.get(T.ACTIVATING)) and bool(_silent(rollout))
+
+
+def retryable(rollout: Rollout) -> Choosable:
+    """Targets that `retry_targets` takes."""
+    rows = rollout.targets.all()
+    if rollout.state in ACTIVE:
+        return _cut(rows.filter(state=T.FAILED))
+    return _cut(rows.exclude(state__in=(T.HEALTHY, T.SKIPPED)))
+
+
+def skippable(rollout: Rollout) -> Choosable:
+    """Targets that `skip_targets` takes."""
+    rows = rollout.targets.all()
+    return _cut(rows.filter(state__in=SKIPPABLE) | rows.filter(id__in=_silent(rollout)))
+
+
+def can_return(rollout: Rollout) -> bool:
+    """Whether an ended rollout is what stands here, and another release succeeded before it."""
+    here = Rollout.objects.filter(service=rollout.service_id, environment=rollout.environment_id)
+    earlier = here.filter(state=RolloutState.SUCCEEDED, id__lt=rollout.id).exclude(release=rollout.release_id)
+    standing = way_back.standing(rollout)
+    return standing is not None and standing.pk == rollout.pk and earlier.exists()
+
+
+def way_back_of(rollout: Rollout) -> Return:
+    """What rolling this back would do now."""
+    holds = rollout.kind == Rollout.Kind.DEPLOY and not _is_held(rollout)
+    if rollout.state in MOVING:
+        hold = way_back.hold_in_the_way(rollout)
+        if hold is not None:
+            return Return(is_possible=False, why=way_back.refused_by(hold))
+        rows = rollout.targets.filter(touched=True).values_list("previous_release__version", flat=True)
+        versions = Counter(version or "" for version in rows)
+        return Return(
+            is_possible=True,
+            why="Each target that was changed goes back to what it ran before."
+            if versions
+            else "No target has been changed yet; the rollout ends.",
+            targets=versions.most_common(),
+            holds=holds,
+        )
+    release, why, others = way_back.choose(rollout)
+    return Return(is_possible=release is not None, why=why, release=release, others=others, holds=holds)
+
+
+def _is_held(rollout: Rollout) -> bool:
+    return Hold.objects.filter(release=rollout.release_id, lifted_at__isnull=True).exists()
+
+
+def _silent(rollout: Rollout) -> list[UUID]:
+    """Rows whose target was being changed by an agent that has not been heard of for a while."""
+    rows = rollout.targets.filter(state=T.ACTIVATING).select_related("target__agent")
+    now = timezone.now()
+    return [
+        row.pk
+        for row in rows.defer(
+            "log_tail", "target__reported", "target__variables", "target__agent__public_key"
+        )
+        if row.target.agent is None or row.target.agent.is_silent(now, settings.SLIPWAY.heartbeat_seconds)
+    ]
+
+
+def _cut(rows: QuerySet[RolloutTarget]) -> Choosable:
+    order = Case(
+        When(state=T.FAILED, then=Value(0)),
+        When(state=T.ACTIVATING, then=Value(1)),
+        default=Value(2),
+        output_field=IntegerField(),
+    )
+    shown = rows.select_related("target__region").defer("log_tail", "target__reported", "target__variables")
+    found = list(shown.order_by(order, "position")[: OFFERED + 1])
+    total = len(found) if len(found) <= OFFERED else rows.count()
+    return Choosable(found[:OFFERED], total)
