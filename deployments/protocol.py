@@ -118,7 +118,10 @@ class Deactivate(Instruction, frozen=True, kw_only=True, tag="deactivate"):
 
 
 class Cancel(Instruction, frozen=True, kw_only=True, tag="cancel"):
-    """Stop working on `cancels`, when it has not finished; its result is then `cancelled`."""
+    """Give up the task `cancels`: its result is then `cancelled`, and this has none of its own.
+
+    What has begun to switch or to restart a service runs to its end: no service is left stopped half-way.
+    """
 
     cancels: str
 
@@ -178,8 +181,18 @@ class TargetReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     pid: int = 0
     started_at: float = 0.0
     restarts: int = 0
+    """How often the agent had to start it again since its activation."""
+    ended: str = ""
+    """How it ended before the last of them, for people: `was ended by SIGKILL`."""
+    ended_at: float = 0.0
     modified: tuple[str, ...] = ()
     """Files of the active release that differ from what was unpacked and configured; the first ten."""
+    current: str = ""
+    """The release that the link `current` leads to, or where else; empty before the first look."""
+    tree_digest: str = ""
+    """Over paths and contents of the active tree, as they were found on the disk."""
+    files_digest: str = ""
+    """The same over the configuration's files."""
 
 
 class Hello(Message, frozen=True, tag="hello"):

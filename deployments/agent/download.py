@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -56,15 +57,15 @@ class _Sink:
         return self._digest.hexdigest()
 
 
-def download(identity: Identity, ref: protocol.ArtifactRef, partial: Path) -> None:
-    """Bring the artifact to the file `partial`, whole and verified.
+def download(identity: Identity, ref: protocol.ArtifactRef, partial: Path, given_up: threading.Event) -> None:
+    """Bring the artifact to the file `partial`, whole and verified; stops when it is `given_up`.
 
     What an earlier attempt left there is continued, and left again where the line breaks for good. Raises
     TaskFailure (`digest_mismatch`, `size_mismatch`, `download_failed`) or OSError for the disk.
     """
     sink = _Sink(partial)
     try:
-        _fill(identity, ref, sink)
+        _fill(identity, ref, sink, given_up)
         os.fsync(sink.descriptor)
     except TaskFailure as failure:
         if failure.code != "download_failed":
@@ -77,15 +78,16 @@ def download(identity: Identity, ref: protocol.ArtifactRef, partial: Path) -> No
         os.close(sink.descriptor)
 
 
-def _fill(identity: Identity, ref: protocol.ArtifactRef, sink: _Sink) -> None:
+def _fill(identity: Identity, ref: protocol.ArtifactRef, sink: _Sink, given_up: threading.Event) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     backoff = Backoff(0.2, 8.0)
     stalls, from_before = 0, sink.size > 0
-    while stalls < ATTEMPTS and time.monotonic() < deadline and not work.stopping.is_set():
+    reason = "nobody waits for it any more"
+    while stalls < ATTEMPTS and time.monotonic() < deadline and not _is_over(given_up):
         before, reason = sink.size, "the answer ended early"
         try:
             if sink.size < ref.size_bytes:
-                _fetch_rest(identity, ref, sink, deadline)
+                _fetch_rest(identity, ref, sink, deadline, given_up)
         except web.Unreachable as error:
             reason = str(error)
         if sink.size >= ref.size_bytes:
@@ -116,7 +118,13 @@ def _fill(identity: Identity, ref: protocol.ArtifactRef, sink: _Sink) -> None:
     )
 
 
-def _fetch_rest(identity: Identity, ref: protocol.ArtifactRef, sink: _Sink, deadline: float) -> None:
+def _is_over(given_up: threading.Event) -> bool:
+    return given_up.is_set() or work.stopping.is_set()
+
+
+def _fetch_rest(
+    identity: Identity, ref: protocol.ArtifactRef, sink: _Sink, deadline: float, given_up: threading.Event
+) -> None:
     """Append what is missing; raises web.Unreachable when the line breaks."""
     headers = {"Authorization": identity.authorization("GET", ref.path), "Accept-Encoding": "identity"}
     if sink.size:
@@ -144,7 +152,7 @@ def _fetch_rest(identity: Identity, ref: protocol.ArtifactRef, sink: _Sink, dead
             if sink.size + len(data) > ref.size_bytes:
                 raise _larger(ref)
             sink.write(data)
-            if work.stopping.is_set() or time.monotonic() > deadline:
+            if _is_over(given_up) or time.monotonic() > deadline:
                 raise web.Unreachable("it took too long")
 
 

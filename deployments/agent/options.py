@@ -35,8 +35,8 @@ class Options:
     name: str = ""
     json_logs: bool = False
     stop_services_on_exit: bool = False
-    check_files_seconds: float = 30.0
-    """How often the files of active releases are compared with what was unpacked."""
+    check_files_seconds: float = 0.0
+    """How often active releases are compared with what was unpacked; 0: as often as heartbeats go out."""
     limits: Limits = Limits()
 
 
@@ -107,7 +107,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         ("--cache-bytes", int, limits.cache_bytes, "artifact cache; what is in use is never evicted"),
         ("--keep-releases", int, limits.releases_kept, "releases kept for each target, at least 2"),
         ("--max-log-file-bytes", int, limits.log_file_bytes, "a service's log file before it is rotated"),
-        ("--check-files-seconds", float, 30.0, "how often active files are checked for changes"),
+        ("--check-files-seconds", float, 0.0, "how often active files are checked; 0: with each heartbeat"),
     ]
     for name, kind, default, text in numbers:
         variable = name[2:].replace("-", "_").upper()

@@ -5,20 +5,33 @@ and `release.json`, the specification it was made from. A service runs inside it
 artifact and of its configuration are both reachable by relative paths.
 """
 
+import hashlib
 import os
 import posixpath
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from deployments import protocol
 from deployments.agent.errors import TaskFailure
+from deployments.agent.inspection import NO_LINK, content_of, digest_of, fingerprint_of
 from deployments.agent.state import digest_hex, prepare, remove_tree, safe_name, write_atomic
 
 SPEC = "release.json"
 CONFIG = "config"
 MAX_CONFIG_FILES = 1000
+
+
+class ReleaseFound(msgspec.Struct, frozen=True):
+    """A release directory as it was found on the disk."""
+
+    fingerprint: bytes
+    changed: tuple[str, ...]
+    """Paths of its own, configuration files and links, that are not what they should be."""
+    files_digest: str
+    """Over the configuration's files."""
 
 
 class Releases:
@@ -30,6 +43,7 @@ class Releases:
         self._trees = trees
         self._in_use = in_use
         self._digests: dict[str, str] = {}
+        self._inspected: tuple[protocol.ReleaseSpec, ReleaseFound] | None = None
 
     def load(self) -> None:
         """Count what is there already; a half-made release of a killed agent is removed."""
@@ -61,6 +75,14 @@ class Releases:
             return (self.home / "current").readlink().name
         except OSError:
             return ""
+
+    def linked(self) -> str:
+        """Id of the release that `current` leads to, or wherever else it was made to lead by hand."""
+        try:
+            link = (self.home / "current").readlink()
+        except OSError:
+            return NO_LINK
+        return link.name if link == Path("releases") / link.name else str(link)
 
     def spec(self, release_id: str) -> protocol.ReleaseSpec | None:
         """What a release was staged from; None when it is not staged here."""
@@ -107,6 +129,9 @@ class Releases:
 
     def prepare_switch(self, release_id: str) -> Path:
         """A link beside `current`, ready to take its place: what may fail has then happened."""
+        current = self.home / "current"
+        if current.is_dir() and not current.is_symlink():
+            remove_tree(current)  # put there by hand; a link cannot take the place of a directory
         link = self.home / f".current.{release_id}"
         link.unlink(missing_ok=True)
         link.symlink_to(Path("releases") / release_id)
@@ -134,21 +159,36 @@ class Releases:
         """Count the release as used now, for `prune`."""
         os.utime(self.directory(release_id))
 
-    def changed_files(self, release_id: str) -> tuple[str, ...]:
-        """Configuration files of the release that differ from its specification, as `config/...`."""
-        spec = self.spec(release_id)
-        if spec is None:
-            return (SPEC,)
-        root = self.directory(release_id)
-        changed = []
-        for relative, content in spec.files.items():
-            try:
-                same = (root / CONFIG / relative).read_bytes() == content.encode()
-            except OSError:
-                same = False
-            if not same:
-                changed.append(f"{CONFIG}/{relative}")
-        return tuple(changed)
+    def inspect(self, spec: protocol.ReleaseSpec, tree: Path) -> ReleaseFound:
+        """What is on the disk of a release staged from `spec`; contents are read only after a change.
+
+        What a service writes beside its files is its own business.
+        """
+        root = self.directory(spec.release_id)
+        overlay = {f"{CONFIG}/{relative}" for relative in spec.files}
+        try:
+            layout = [path for path, is_link in _layout(tree, "", overlay) if is_link]
+        except OSError:
+            layout = []  # the tree is gone or has become something else, which its own inspection tells
+        links = {path: tree / path for path in layout if posixpath.basename(path) != "__pycache__"}
+        seen = fingerprint_of(root / path for path in [SPEC, *overlay, *links])
+        if self._inspected is not None:
+            known_spec, found = self._inspected
+            if known_spec is spec and found.fingerprint == seen:
+                return found
+        contents = {path: content_of(root / path) for path in sorted(overlay)}
+        wanted = {f"{CONFIG}/{path}": _sha256(text.encode()) for path, text in spec.files.items()}
+        changed = [path for path, content in contents.items() if content != wanted[path]]
+        changed += [path for path, to in links.items() if content_of(root / path) != f"-> {to}"]
+        if self.spec(spec.release_id) != spec:
+            changed.append(SPEC)
+        found = ReleaseFound(seen, tuple(changed), digest_of(contents))
+        self._inspected = spec, found
+        return found
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _config_files(spec: protocol.ReleaseSpec) -> dict[str, bytes]:
@@ -169,7 +209,7 @@ def _config_files(spec: protocol.ReleaseSpec) -> dict[str, bytes]:
 def _fill(directory: Path, spec: protocol.ReleaseSpec, files: dict[str, bytes], tree: Path) -> None:
     overlay = {f"{CONFIG}/{relative}" for relative in files}
     try:
-        _link(tree, directory, "", overlay)
+        _link(tree, directory, overlay)
         for relative, content in files.items():
             path = directory / CONFIG / relative
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -187,21 +227,33 @@ def _fill(directory: Path, spec: protocol.ReleaseSpec, files: dict[str, bytes], 
         prepare(path, data).replace(path)
 
 
-def _link(tree: Path, directory: Path, below: str, overlay: set[str]) -> None:
-    """Link each entry of `tree/below`; a directory that the configuration adds to is made and descended."""
+def _layout(tree: Path, below: str, overlay: set[str]) -> Iterator[tuple[str, bool]]:
+    """What a release directory holds for `tree/below`: paths, and whether each is a link into the tree.
+
+    A directory that the configuration adds to is made, and descended. Raises OSError where the
+    configuration has a file for a directory, or the other way round.
+    """
     for entry in os.scandir(tree / below):
         relative = f"{below}/{entry.name}" if below else entry.name
-        link = directory / relative
         if relative in overlay or relative == SPEC:
             continue
-        if any(name.startswith(f"{relative}/") for name in overlay):
-            if entry.is_dir(follow_symlinks=False):
-                link.mkdir(mode=0o755, exist_ok=True)
-                _link(tree, directory, relative, overlay)
-                continue
+        if not any(name.startswith(f"{relative}/") for name in overlay):
+            yield relative, True
+        elif entry.is_dir(follow_symlinks=False):
+            yield relative, False
+            yield from _layout(tree, relative, overlay)
+        else:
             raise FileExistsError
+
+
+def _link(tree: Path, directory: Path, overlay: set[str]) -> None:
+    """Make the links of `_layout`, or put them right."""
+    for relative, is_link in _layout(tree, "", overlay):
+        link = directory / relative
+        if not is_link:
+            link.mkdir(mode=0o755, exist_ok=True)
+            continue
         if link.is_symlink() and str(link.readlink()) == str(tree / relative):
             continue
-        if link.is_symlink() or link.is_file():
-            link.unlink()
+        remove_tree(link)
         link.symlink_to(tree / relative)

@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from deployments import protocol
 from deployments.agent import logs
 from deployments.agent.errors import TaskFailure, failure_from
 from deployments.agent.identity import Identity
-from deployments.agent.journal import Journal, Key
+from deployments.agent.journal import Entry, Journal, Key
 from deployments.agent.state import safe_name
 from deployments.agent.target import Target
 
 log = logging.getLogger("slipway.agent.runner")
+
+CANCELLED = "The task was cancelled; what runs is as the target's state says."
 
 
 class Runner:
@@ -37,6 +39,8 @@ class Runner:
         self._running: dict[Key, asyncio.Task[None]] = {}
         self._working: dict[Key, protocol.AnyInstruction] = {}
         """Those that have not come to a result yet, and can be cancelled."""
+        self._begun: set[Key] = set()
+        """Of those, the ones whose first step was made: only that can be interrupted."""
         self._cancelled: set[Key] = set()
         self.refused = 0
         """Envelopes with a wrong signature so far."""
@@ -63,6 +67,9 @@ class Runner:
             self._consider(instruction)
 
     def _consider(self, instruction: protocol.AnyInstruction) -> None:
+        if isinstance(instruction, protocol.Cancel):
+            self._cancel(instruction)
+            return
         key = (instruction.task_id, instruction.attempt)
         if key in self._running:
             self._send(_report(instruction, "accepted"))
@@ -80,13 +87,15 @@ class Runner:
             if entry is None:
                 self._send(report)
             else:  # begun by an agent that was killed, and now too late: it must not stay open
-                self._running[key] = asyncio.create_task(self._finish(report))
-                self._running[key].add_done_callback(lambda _: self._running.pop(key, None))
+                self._start(key, self._finish(report))
             return
         self._supersede(instruction)
-        task = asyncio.create_task(self._run(instruction), name=f"task {instruction.task_id}")
-        self._running[key] = task
-        task.add_done_callback(lambda _: self._running.pop(key, None))
+        self._working[key] = instruction
+        self._start(key, self._run(instruction))
+
+    def _start(self, key: Key, work: Coroutine[object, object, None]) -> None:
+        self._running[key] = asyncio.create_task(work, name=f"task {key[0]}")
+        self._running[key].add_done_callback(lambda _: self._running.pop(key, None))
 
     def _check(self, instruction: protocol.AnyInstruction) -> None:
         """Raise TaskFailure with the reason why it is refused."""
@@ -115,9 +124,11 @@ class Runner:
         failure: TaskFailure | None = None
         cancelled = False
         target: Target | None = None
-        self._working[key] = instruction
+        self._begun.add(key)
         try:
             try:
+                if key in self._cancelled:
+                    raise asyncio.CancelledError
                 await self._journal.begin(instruction)
                 self._send(_report(instruction, "accepted"))
                 target = self._target(instruction.target_id)
@@ -132,6 +143,7 @@ class Runner:
                     log.exception("The task failed")
         finally:
             self._working.pop(key, None)
+            self._begun.discard(key)
             self._cancelled.discard(key)
         report = await self._result(instruction, target, failure, cancelled, begun)
         level = logging.INFO if report.status == "succeeded" else logging.WARNING
@@ -139,9 +151,6 @@ class Runner:
         await self._finish(report)
 
     async def _carry_out(self, instruction: protocol.AnyInstruction, target: Target) -> None:
-        if isinstance(instruction, protocol.Cancel):
-            self._cancel(instruction)
-            return
         async with target.turn:
             log.info("%s begins", type(instruction).__name__)
             if isinstance(instruction, protocol.Stage):
@@ -149,16 +158,25 @@ class Runner:
             elif isinstance(instruction, protocol.Activate):
                 await target.activate(instruction.release, instruction.task_id, instruction.attempt)
             else:
-                await target.deactivate()
+                await target.deactivate(instruction.task_id, instruction.attempt)
 
-    def _cancel(self, instruction: protocol.Cancel) -> None:
-        for key in list(self._working):
-            if key[0] == instruction.cancels:
+    def _cancel(self, cancel: protocol.Cancel) -> None:
+        """Give a task up where that leaves nothing half done; it answers for itself."""
+        key = (cancel.cancels, cancel.attempt)
+        if cancel.agent_id != self._identity.agent_id or cancel.expires_at <= time.time():
+            log.warning("Refused a cancellation for another agent, or one that came too late")
+            return
+        entry = self._journal.find(key)
+        if key in self._working:
+            if self._target(self._working[key].target_id).supervisor.has_begun(*key):
+                log.info("Task %s has begun to switch and is not cancelled", key[0])
+            else:
                 self._cancel_one(key)
+        elif entry is not None and entry.report is None and key not in self._running:
+            # Begun by an agent that was killed, and never sent again.
+            self._start(key, self._finish(_given_up(key, entry)))
 
     def _supersede(self, instruction: protocol.AnyInstruction) -> None:
-        if isinstance(instruction, protocol.Cancel):
-            return
         for key, other in list(self._working.items()):
             if other.target_id == instruction.target_id and other.fence < instruction.fence:
                 self._cancel_one(key)
@@ -166,7 +184,8 @@ class Runner:
     def _cancel_one(self, key: Key) -> None:
         log.info("Cancelling task %s", key[0])
         self._cancelled.add(key)
-        self._running[key].cancel()
+        if key in self._begun:
+            self._running[key].cancel()
 
     async def _result(
         self,
@@ -179,7 +198,7 @@ class Runner:
         tail: tuple[str, ...] = ()
         message = ""
         if cancelled:
-            message = "The task was cancelled; what runs is as the target's state says."
+            message = CANCELLED
         status = "cancelled" if cancelled else "succeeded"
         if failure is not None:
             status = "failed"
@@ -209,6 +228,12 @@ class Runner:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+def _given_up(key: Key, entry: Entry) -> protocol.TaskReport:
+    return protocol.TaskReport(
+        task_id=key[0], attempt=key[1], fence=entry.fence, status="cancelled", message=CANCELLED
+    )
 
 
 def _report(

@@ -6,9 +6,11 @@ an active release by hand is found out by it, and the next staging puts the tree
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +22,7 @@ from deployments import protocol
 from deployments.agent.download import download
 from deployments.agent.errors import TaskFailure
 from deployments.agent.identity import Identity
+from deployments.agent.inspection import content_of, digest_of, fingerprint
 from deployments.agent.options import Limits
 from deployments.agent.state import StateDir, digest_hex, remove_tree, sync_directory, write_atomic
 from deployments.agent.unpack import Entry, unpack
@@ -30,6 +33,16 @@ log = logging.getLogger("slipway.agent.store")
 MAX_REPORTED_FILES = 10
 
 
+class TreeFound(msgspec.Struct, frozen=True):
+    """A tree as it was found on the disk."""
+
+    fingerprint: bytes
+    changed: tuple[str, ...]
+    """Paths that differ from what was unpacked, at most MAX_REPORTED_FILES."""
+    digest: str
+    """Over paths and contents."""
+
+
 class Store:
     """Ensures artifacts, one worker for each digest however many targets ask."""
 
@@ -38,8 +51,13 @@ class Store:
         self._identity = identity
         self._limits = limits
         self._busy: dict[str, asyncio.Task[Path]] = {}
+        self._given_up: dict[str, threading.Event] = {}
+        """Set for an artifact that is being fetched and that nobody waits for any more."""
         self._pins: Counter[str] = Counter()
         self._hashed: set[str] = set()
+        self._inspected: dict[str, TreeFound] = {}
+        self.unpacked = 0
+        """Trees unpacked so far: what was seen of them before the last one may be of the past."""
         self.in_use: Counter[str] = Counter()
         """How many staged releases need each digest (in hex); kept by `releases`."""
 
@@ -75,14 +93,25 @@ class Store:
             self._pins[name] -= 1
             if not self._pins[name]:
                 del self._pins[name]
+                if name in self._given_up:
+                    self._given_up[name].set()
 
     async def _ensure(self, name: str, ref: protocol.ArtifactRef) -> Path:
         task = self._busy.get(name)
+        while task is not None and self._given_up[name].is_set():
+            await asyncio.wait((task,))
+            task = self._busy.get(name)
         if task is None:
+            self._given_up[name] = threading.Event()
             task = self._busy[name] = asyncio.create_task(self._provide(name, ref), name=f"fetch {name[:12]}")
-            task.add_done_callback(lambda _: self._busy.pop(name, None))
+            task.add_done_callback(lambda done: self._provided(name, done))
         # One target's cancellation must not take the artifact from the others.
         return await asyncio.shield(task)
+
+    def _provided(self, name: str, task: asyncio.Task[Path]) -> None:
+        del self._busy[name], self._given_up[name]
+        if not task.cancelled():
+            task.exception()  # whoever still waits is told; with nobody left it is no news
 
     async def _provide(self, name: str, ref: protocol.ArtifactRef) -> Path:
         if await on_disk(self._intact, name):
@@ -96,7 +125,7 @@ class Store:
                     f"{self._limits.artifact_bytes}. Raise its limit with --max-artifact-bytes.",
                 )
             partial = self._state.partial / name
-            await on_network(download, self._identity, ref, partial)
+            await on_network(download, self._identity, ref, partial, self._given_up[name])
             await on_disk(partial.replace, archive)
         await on_disk(self._unpack, name, archive)
         await self.evict()
@@ -136,6 +165,7 @@ class Store:
             temporary.rename(tree)
         sync_directory(self._state.trees)
         self._hashed.add(name)
+        self.unpacked += 1
 
     def _intact(self, name: str) -> bool:
         """Whether the tree is there as it was unpacked; contents are read once in the agent's life."""
@@ -153,28 +183,38 @@ class Store:
 
         Contents are read where size or times differ, and everywhere when `thorough`.
         """
+        return self._compare(name, thorough)[0]
+
+    def inspect(self, name: str) -> TreeFound:
+        """What is on the disk. Contents are read only where something changed since the last look."""
+        seen = fingerprint(self.tree(name))
+        found = self._inspected.get(name)
+        if found is None or found.fingerprint != seen:
+            found = self._inspected[name] = TreeFound(seen, *self._compare(name, thorough=False))
+        return found
+
+    def _compare(self, name: str, thorough: bool) -> tuple[tuple[str, ...], str]:
+        """The paths that differ, and the digest of what is there."""
         tree = self.tree(name)
         changed: list[str] = []
-        known: set[str] = set()
+        contents: dict[str, str] = {}
         try:
             lines = self._manifest(name).read_bytes().splitlines()
         except OSError:
-            return ()
+            return (), ""
         for line in lines:
             entry = msgspec.json.decode(line, type=Entry)
-            known.add(entry.path)
-            if _differs(tree / entry.path, entry, thorough):
+            contents[entry.path] = _content(tree / entry.path, entry, thorough)
+            if contents[entry.path] != _expected(entry):
                 changed.append(entry.path)
-        changed.extend(sorted(_present(tree) - known))
-        return tuple(changed[:MAX_REPORTED_FILES])
+        for path in sorted(_present(tree) - contents.keys()):
+            contents[path] = content_of(tree / path)
+            changed.append(path)
+        return tuple(changed[:MAX_REPORTED_FILES]), digest_of(contents)
 
-    def tree_digest(self, name: str) -> str:
-        """One digest over the paths and contents that were unpacked."""
-        digest = hashlib.sha256()
-        for line in self._manifest(name).read_bytes().splitlines():
-            entry = msgspec.json.decode(line, type=Entry)
-            digest.update(f"{entry.path}\0{entry.sha256 or entry.link}\n".encode())
-        return f"sha256:{digest.hexdigest()}"
+    def is_busy(self, name: str) -> bool:
+        """Whether the tree is being fetched or unpacked."""
+        return name in self._busy
 
     def _needed(self, name: str) -> bool:
         return bool(self.in_use[name] or self._pins[name] or name in self._busy)
@@ -189,6 +229,7 @@ class Store:
         for tree in trees:
             if not self._needed(tree.name):
                 self._hashed.discard(tree.name)
+                self._inspected.pop(tree.name, None)
                 self._manifest(tree.name).unlink(missing_ok=True)
                 gone.append(tree.rename(tree.with_name(f".{tree.name}.gone")))
         total = sum(size for _, size, _ in archives)
@@ -212,20 +253,19 @@ class Store:
         return trees, sorted(archives)
 
 
-def _differs(path: Path, entry: Entry, thorough: bool) -> bool:
-    try:
-        if entry.link:
-            return str(path.readlink()) != entry.link
-        found = path.lstat()
-        if path.is_symlink() or found.st_size != entry.size:
-            return True
-        same_times = (found.st_mtime_ns, found.st_ctime_ns) == (entry.mtime_ns, entry.ctime_ns)
-        if same_times and not thorough:
-            return False
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256
-    except OSError:
-        return True
+def _expected(entry: Entry) -> str:
+    return f"-> {entry.link}" if entry.link else entry.sha256
+
+
+def _content(path: Path, entry: Entry, thorough: bool) -> str:
+    """What `content_of` says, without reading a file whose size and times are those of the entry."""
+    if not entry.link and not thorough:
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            as_unpacked = (entry.size, entry.mtime_ns, entry.ctime_ns)
+            if (found.st_size, found.st_mtime_ns, found.st_ctime_ns) == as_unpacked:
+                return entry.sha256
+    return content_of(path)
 
 
 def _present(tree: Path) -> set[str]:

@@ -23,6 +23,8 @@ from deployments.agent.children import Exit
 from deployments.agent.errors import TaskFailure, failure_from
 from deployments.agent.health.base import Subject
 from deployments.agent.health.monitor import Monitor
+from deployments.agent.inspection import Inspection
+from deployments.agent.record import Record, read
 from deployments.agent.releases import CONFIG, Releases
 from deployments.agent.runtimes import registry
 from deployments.agent.runtimes.base import Found, Instance, Launch
@@ -36,19 +38,6 @@ RESTART_FIRST_SECONDS = 0.5
 RESTART_LAST_SECONDS = 30.0
 STABLE_SECONDS = 60.0
 """A service that has run so long starts its backoff anew when it crashes."""
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`process.json`: what should run, and how to find it."""
-
-    release_id: str
-    task_id: str
-    attempt: int
-    token: str = ""
-    found: Found = Found()
-    started_at: float = 0.0
-    restarts: int = 0
-    log_start: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,8 +63,8 @@ class Supervisor:
         self.home = home
         self.releases = releases
         self.log_path = home / "service.log"
-        self.modified: tuple[str, ...] = ()
-        """Files of the active release that were changed on the target, as last seen."""
+        self.inspection = Inspection()
+        """What lies on the disk, as last seen."""
         self.secret_values: tuple[str, ...] = ()
         self._secrets = secrets
         self._on_change = on_change
@@ -90,6 +79,8 @@ class Supervisor:
         self._monitor_task: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._idle: Literal["empty", "stopped", "crashed", "starting"] = "empty"
+        self._switching: tuple[str, int] = ("", 0)
+        """Task and attempt of the last switch that began."""
 
     # What is known.
 
@@ -98,11 +89,18 @@ class Supervisor:
         return self._record.release_id if self._record else ""
 
     @property
-    def log_start(self) -> int:
-        return self._record.log_start if self._record else 0
+    def spec(self) -> protocol.ReleaseSpec | None:
+        """Of what runs, or should."""
+        return self._spec
+
+    def has_begun(self, task_id: str, attempt: int) -> bool:
+        """Whether that task has come to the point from which it must run to its end."""
+        record = self._record
+        switched = (record.task_id, record.attempt) if record else ("", 0)
+        return (task_id, attempt) in (self._switching, switched)
 
     def report(self) -> protocol.TargetReport:
-        record, instance, spec = self._record, self._instance, self._spec
+        record, instance, spec, seen = self._record, self._instance, self._spec, self.inspection
         health = self._monitor.health if self._monitor and instance else "unknown"
         status: Literal["empty", "starting", "running", "stopped", "crashed"] = self._idle
         if instance is not None:
@@ -119,7 +117,12 @@ class Supervisor:
             pid=instance.pid if instance else 0,
             started_at=record.started_at if record and instance else 0.0,
             restarts=record.restarts if record else 0,
-            modified=self.modified,
+            ended=record.ended if record else "",
+            ended_at=record.ended_at if record else 0.0,
+            modified=seen.modified,
+            current=seen.current,
+            tree_digest=seen.tree_digest,
+            files_digest=seen.files_digest,
         )
 
     def started_by(self, task_id: str, attempt: int) -> Started | None:
@@ -132,15 +135,15 @@ class Supervisor:
         return Started(self._instance, self._monitor)
 
     async def log_tail(self) -> tuple[str, ...]:
-        return await on_disk(logfile.tail, self.log_path, self.log_start, self.secret_values)
+        start = self._record.log_start if self._record else 0
+        return await on_disk(logfile.tail, self.log_path, start, self.secret_values)
 
     # Starting again after the agent.
 
     async def recover(self) -> None:
         """Adopt what an earlier agent started, or start what should run and does not."""
         try:
-            data = await on_disk(self._record_path.read_bytes)
-            self._record = record = msgspec.json.decode(data, type=Record)
+            self._record = record = await on_disk(read, self._record_path)
         except FileNotFoundError:
             return
         except (OSError, msgspec.DecodeError):
@@ -189,7 +192,7 @@ class Supervisor:
             await self._halt()
             written.replace(self._record_path)
             self._record, self._spec, self._env = record, spec, env
-            self.secret_values, self.modified = secret_values, ()
+            self.secret_values, self.inspection = secret_values, Inspection(current=spec.release_id)
             self.releases.switch(link)
             self._idle = "starting"
             try:
@@ -198,9 +201,10 @@ class Supervisor:
                 self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.target_id}")
                 self._on_change(self.target_id)
 
+        self._switching = (task_id, attempt)
         return await uninterrupted(swap())
 
-    async def clear(self) -> None:
+    async def clear(self, task_id: str, attempt: int) -> None:
         """Stop what runs and leave the target empty."""
 
         async def clear() -> None:
@@ -210,10 +214,11 @@ class Supervisor:
             await self._halt()
             self.releases.clear()
             self._record = self._spec = self._env = None
-            self.secret_values = self.modified = ()
+            self.secret_values, self.inspection = (), Inspection()
             self._idle = "empty"
             self._on_change(self.target_id)
 
+        self._switching = (task_id, attempt)
         await uninterrupted(clear())
 
     async def verdict(self, started: Started) -> None:
@@ -320,6 +325,7 @@ class Supervisor:
                     ended = await self._instance.wait()
                     self._instance = None
                     self._idle = "crashed"
+                    self._note_end(ended)
                     await _cancelled(self._monitor_task)
                     self._on_change(self.target_id)
                     if time.monotonic() - since > STABLE_SECONDS:
@@ -335,6 +341,10 @@ class Supervisor:
                     log.error("The service does not start: %s Next try in %.1f s.", failure.message, delay)
                     await asyncio.sleep(delay)
                 self._on_change(self.target_id)
+
+    def _note_end(self, ended: Exit) -> None:
+        if self._record is not None:  # written with the restart
+            self._record = msgspec.structs.replace(self._record, ended=str(ended), ended_at=time.time())
 
     async def _restart(self) -> None:
         record, spec = self._record, self._spec

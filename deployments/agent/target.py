@@ -5,14 +5,15 @@ from collections.abc import Callable
 
 from deployments import protocol
 from deployments.agent.errors import failure_from
+from deployments.agent.inspection import Inspection
 from deployments.agent.options import Limits
 from deployments.agent.releases import Releases
 from deployments.agent.runtimes import registry
 from deployments.agent.secrets import SecretSource
-from deployments.agent.state import StateDir
-from deployments.agent.store import Store
+from deployments.agent.state import StateDir, digest_hex
+from deployments.agent.store import MAX_REPORTED_FILES, Store, TreeFound
 from deployments.agent.supervisor import Supervisor
-from deployments.agent.work import on_disk
+from deployments.agent.work import on_disk, uninterrupted
 
 
 class Target:
@@ -40,14 +41,18 @@ class Target:
         self.releases.load()
 
     async def stage(self, spec: protocol.ReleaseSpec) -> None:
-        """Raises TaskFailure; whatever happens, nothing that serves has changed."""
+        """Raises TaskFailure; whatever happens, nothing that serves has changed.
+
+        What was changed by hand in the tree or the release is put right.
+        """
         registry.load(spec.runtime)
         try:
             async with self._store.pinned(spec.artifact) as tree:
-                await on_disk(self.releases.write, spec, tree)
+                # To its end also when it is cancelled: the next task here must not write beside it.
+                await uninterrupted(on_disk(self.releases.write, spec, tree))
             await on_disk(self.releases.working_directory, spec)
             self._staged = spec.release_id
-            await self._prune()
+            await uninterrupted(self._prune())
         except Exception as error:
             raise failure_from(error, "staging the release") from error
 
@@ -68,10 +73,10 @@ class Target:
             await on_disk(self.releases.touch, spec.release_id)
         await supervisor.verdict(started)
 
-    async def deactivate(self) -> None:
+    async def deactivate(self, task_id: str, attempt: int) -> None:
         """Raises TaskFailure."""
         try:
-            await self.supervisor.clear()
+            await self.supervisor.clear(task_id, attempt)
         except Exception as error:
             raise failure_from(error, "stopping the service") from error
 
@@ -86,14 +91,31 @@ class Target:
         if await on_disk(self.releases.prune, self._limits.releases_kept, needed):
             await self._store.evict()
 
-    async def check_files(self) -> bool:
-        """Compare the active release with what was unpacked; whether the answer is another than before."""
-        spec = self.releases.spec(self.supervisor.release_id) if self.supervisor.release_id else None
-        modified: tuple[str, ...] = ()
-        if spec is not None:
-            digest = spec.artifact.digest.removeprefix("sha256:")
-            changed = await on_disk(self._store.changed_files, digest)
-            modified = (*changed, *await on_disk(self.releases.changed_files, spec.release_id))[:10]
-        different = modified != self.supervisor.modified
-        self.supervisor.modified = modified
-        return different
+    def at_rest(self) -> protocol.ReleaseSpec | None:
+        """The release that is active, when nothing is being changed here; None otherwise."""
+        spec = self.supervisor.spec
+        if spec is None or self.turn.locked() or self._store.is_busy(digest_hex(spec.artifact.digest)):
+            return None
+        return spec
+
+    def inspect(self, spec: protocol.ReleaseSpec, trees: dict[str, TreeFound]) -> Inspection:
+        """Look at the disk; blocking. `trees` holds what was seen of shared trees in this round."""
+        name = digest_hex(spec.artifact.digest)
+        tree = trees.get(name)
+        if tree is None:
+            tree = trees[name] = self._store.inspect(name)
+        found = self.releases.inspect(spec, self._store.tree(name))
+        changed = tuple(dict.fromkeys((*tree.changed, *found.changed)))
+        return Inspection(
+            modified=changed[:MAX_REPORTED_FILES],
+            current=self.releases.linked(),
+            tree_digest=tree.digest,
+            files_digest=found.files_digest,
+        )
+
+    def take(self, spec: protocol.ReleaseSpec, inspection: Inspection) -> bool:
+        """Note what was seen, unless the target was changed meanwhile; whether it is news."""
+        if self.at_rest() is not spec or inspection == self.supervisor.inspection:
+            return False
+        self.supervisor.inspection = inspection
+        return True

@@ -12,7 +12,6 @@ from tests.agent.programs import (
     SERVER,
     AgentProgram,
     alive,
-    eventually,
     free_port,
     get,
     release,
@@ -234,35 +233,6 @@ async def test_an_unknown_runtime_is_refused_while_staging(
     report = await plane.do(plane.stage(web_release(plane, port, runtime="mainframe")))
     assert (report.status, report.code) == ("failed", "unsupported_runtime")
     assert "mainframe" in report.message
-
-
-async def test_a_cancelled_activation_says_so_and_leaves_a_defined_state(
-    plane: FakeControlPlane, agent: AgentProgram, port: int
-) -> None:
-    health = protocol.HealthSpec(kind="http", port=port, interval_ms=50, deadline_seconds=60)
-    activation = plane.activate(web_release(plane, port, env={"STATUS": "500"}, health=health))
-    await plane.send(activation)
-    await eventually(lambda: "listening" in _service_log(agent), "it has started")
-
-    answer = await plane.do(protocol.Cancel(**plane.common(), cancels=activation.task_id))
-
-    assert answer.status == "succeeded"
-    assert (await plane.result(activation.task_id)).status == "cancelled"
-    assert agent.current() == activation.release.release_id
-
-
-async def test_a_task_that_waits_for_its_turn_can_be_cancelled_before_it_begins(
-    plane: FakeControlPlane, agent: AgentProgram, port: int
-) -> None:
-    slow = protocol.HealthSpec(kind="tcp", port=1, interval_ms=50, deadline_seconds=2)
-    first = plane.activate(web_release(plane, port, health=slow))
-    second = plane.activate(web_release(plane, port, "2"), fence=first.fence)
-    await plane.send(first)
-    await plane.send(second)
-    await plane.do(protocol.Cancel(**plane.common(), cancels=second.task_id))
-    assert (await plane.result(second.task_id)).status == "cancelled"
-    assert (await plane.result(first.task_id)).status == "failed"
-    assert agent.current() == first.release.release_id
 
 
 async def test_a_newer_fence_ends_what_is_under_way_at_once(

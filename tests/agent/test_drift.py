@@ -1,0 +1,223 @@
+"""What somebody changes by hand on a target is seen within two heartbeats, and put right by an activation."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deployments import protocol
+from tests.agent.fake import FakeControlPlane
+from tests.agent.programs import AgentProgram, alive, eventually, release, tar, web_release
+
+HEARTBEAT_SECONDS = 1.5
+
+FILES = {"main.toml": "level = 3\n", "deep/more.toml": "x"}
+
+
+@pytest.fixture
+async def running(plane: FakeControlPlane, program: AgentProgram, port: int) -> protocol.ReleaseSpec:
+    """A release that runs and has been looked at."""
+    plane.heartbeat_seconds = HEARTBEAT_SECONDS
+    await program.start()
+    spec = web_release(plane, port, files=FILES)
+    assert (await plane.do(plane.activate(spec))).status == "succeeded"
+    await plane.until(lambda: plane.target().tree_digest != "" and plane.target().health == "healthy")
+    return spec
+
+
+async def found(plane: FakeControlPlane, look: Callable[[protocol.TargetReport], bool], what: str) -> None:
+    await plane.until(lambda: look(plane.target()), what, 2 * HEARTBEAT_SECONDS)
+
+
+def edit(path: Path, text: str) -> None:
+    """As an impatient root would."""
+    path.resolve().parent.chmod(0o755)
+    path.resolve().chmod(0o644)
+    path.write_text(text)
+
+
+def write(current: Path) -> None:
+    edit(current / "VERSION", "2")
+
+
+def write_as_if_nothing_happened(current: Path) -> None:
+    served = (current / "VERSION").resolve()
+    before = served.stat()
+    edit(current / "VERSION", "2")
+    os.utime(served, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace(current: Path) -> None:
+    served = (current / "VERSION").resolve()
+    served.parent.chmod(0o755)
+    served.unlink()
+    served.write_text("2")
+
+
+def point_elsewhere(current: Path) -> None:
+    (current / "VERSION").unlink()
+    (current / "VERSION").symlink_to("/etc/hostname")
+
+
+def take_its_place(current: Path) -> None:
+    (current / "VERSION").unlink()
+    (current / "VERSION").mkdir()
+    (current / "VERSION" / "inside").write_text("x")
+
+
+def remove(current: Path) -> None:
+    served = (current / "VERSION").resolve()
+    served.parent.chmod(0o755)
+    served.unlink()
+
+
+@pytest.mark.parametrize(
+    "by_hand",
+    [write, write_as_if_nothing_happened, replace, point_elsewhere, take_its_place, remove],
+    ids=lambda change: change.__name__,
+)
+async def test_a_hand_edited_file_is_found_and_put_right(
+    plane: FakeControlPlane,
+    program: AgentProgram,
+    running: protocol.ReleaseSpec,
+    by_hand: Callable[[Path], None],
+) -> None:
+    before = plane.target()
+    current = program.target_dir() / "current"
+    by_hand(current)
+    await found(plane, lambda report: report.modified == ("VERSION",), "it is found")
+
+    assert (await plane.do(plane.activate(running))).status == "succeeded"
+    assert (current / "VERSION").read_text() == "1"
+    await found(plane, lambda report: report.tree_digest == before.tree_digest, "it is as it was")
+    await found(plane, lambda report: report.modified == (), "in all parts")
+    assert plane.target().pid != before.pid, "what runs was started anew"
+
+
+async def test_a_file_added_to_the_tree_is_found_and_removed(
+    plane: FakeControlPlane, program: AgentProgram, running: protocol.ReleaseSpec
+) -> None:
+    before = plane.target().tree_digest
+    tree = (program.target_dir() / "current" / "VERSION").resolve().parent
+    tree.chmod(0o755)
+    (tree / "sitecustomize.py").write_text("import evil")
+    await found(plane, lambda report: report.modified == ("sitecustomize.py",), "it is found")
+    assert plane.target().tree_digest not in ("", before)
+    assert (await plane.do(plane.activate(running))).status == "succeeded"
+    await found(plane, lambda report: report.modified == (), "it is gone")
+    assert not (tree / "sitecustomize.py").exists()
+
+
+async def test_a_hand_edited_configuration_is_found_and_put_right(
+    plane: FakeControlPlane, program: AgentProgram, running: protocol.ReleaseSpec
+) -> None:
+    before = plane.target()
+    config = program.target_dir() / "current" / "config"
+    (config / "deep" / "more.toml").write_text("y")
+    (config / "main.toml").unlink()
+    await found(
+        plane, lambda report: report.modified == ("config/deep/more.toml", "config/main.toml"), "it is found"
+    )
+    assert plane.target().files_digest not in ("", before.files_digest)
+    assert plane.target().tree_digest == before.tree_digest
+    assert (await plane.do(plane.activate(running))).status == "succeeded"
+    assert (config / "main.toml").read_text() == FILES["main.toml"]
+    await found(plane, lambda report: report.files_digest == before.files_digest, "it is as it was")
+
+
+async def test_a_changed_specification_is_found(
+    plane: FakeControlPlane, program: AgentProgram, running: protocol.ReleaseSpec
+) -> None:
+    path = program.target_dir() / "current" / "release.json"
+    path.write_bytes(path.read_bytes().replace(b'"VERSION":"1"', b'"VERSION":"9"'))
+    await found(plane, lambda report: report.modified == ("release.json",), "it is found")
+    assert (await plane.do(plane.activate(running))).status == "succeeded"
+    await found(plane, lambda report: report.modified == (), "it is right again")
+
+
+async def test_a_hand_switched_release_is_found_and_switched_back(
+    plane: FakeControlPlane, program: AgentProgram, running: protocol.ReleaseSpec, port: int
+) -> None:
+    other = web_release(plane, port, "2")
+    await plane.do(plane.stage(other))
+    link = program.target_dir() / "current"
+    for to, told in ((f"releases/{other.release_id}", other.release_id), ("/srv/mine", "/srv/mine")):
+        link.unlink()
+        link.symlink_to(to)
+        await found(plane, lambda report: report.current == told, f"it leads to {told}")  # noqa: B023
+    link.unlink()
+    await found(plane, lambda report: report.current == "no link", "there is none")
+    link.mkdir()
+    assert (await plane.do(plane.activate(running))).status == "succeeded"
+    assert program.current() == running.release_id
+    await found(plane, lambda report: report.current == running.release_id, "it is right again")
+
+
+async def test_a_hand_killed_process_is_found_although_it_is_healed_at_once(
+    plane: FakeControlPlane, running: protocol.ReleaseSpec
+) -> None:
+    pid = plane.target().pid
+    os.kill(pid, signal.SIGKILL)
+    await found(plane, lambda report: report.ended == "was ended by SIGKILL", "it is told")
+    await found(plane, lambda report: report.restarts == 1 and report.pid not in (0, pid), "it runs again")
+    assert plane.target().ended_at > 0
+
+
+async def test_how_a_service_ended_outlives_the_agent(
+    plane: FakeControlPlane, program: AgentProgram, running: protocol.ReleaseSpec
+) -> None:
+    os.kill(plane.target().pid, signal.SIGTERM)
+    await plane.until(lambda: plane.target().restarts == 1 and plane.target().status == "running")
+    told = plane.target()
+    await program.kill()
+    beats = len(plane.heartbeats)
+    await program.start()
+    await plane.until(lambda: len(plane.heartbeats) > beats)
+    assert (plane.target().ended, plane.target().ended_at) == (told.ended, told.ended_at)
+    assert told.ended == "ended with exit code 0"
+
+
+async def test_what_was_changed_while_the_agent_was_away_is_found(
+    plane: FakeControlPlane, program: AgentProgram, running: protocol.ReleaseSpec
+) -> None:
+    await program.kill()
+    edit(program.target_dir() / "current" / "VERSION", "2")
+    await program.start()
+    await found(plane, lambda report: report.modified == ("VERSION",), "it is found")
+
+
+async def test_what_a_service_writes_beside_its_files_is_its_own_business(
+    plane: FakeControlPlane, program: AgentProgram, running: protocol.ReleaseSpec
+) -> None:
+    release_directory = program.target_dir() / "current"
+    (release_directory / "cache.db").write_text("mine")
+    (release_directory / "config" / "state.json").write_text("mine")
+    tree = (release_directory / "VERSION").resolve().parent
+    tree.chmod(0o755)
+    (tree / "__pycache__").mkdir()
+    (tree / "__pycache__" / "server.cpython-311.pyc").write_text("compiled")
+    beats = len(plane.heartbeats)
+    await plane.until(lambda: len(plane.heartbeats) >= beats + 3)
+    assert plane.target().modified == ()
+
+
+async def test_an_edit_of_a_shared_tree_is_told_of_each_target_that_runs_it(
+    plane: FakeControlPlane, program: AgentProgram
+) -> None:
+    plane.heartbeat_seconds = HEARTBEAT_SECONDS
+    plane.targets = {"t1": "shop-1", "t2": "shop-2"}
+    await program.start()
+    ref = plane.add(tar({"run": "#!/bin/sh\nexec sleep 1000\n"}))
+    for target in plane.targets:
+        assert (await plane.do(plane.activate(release(ref, ("./run",)), target=target))).status == "succeeded"
+    await plane.until(lambda: all(plane.target(one).tree_digest for one in plane.targets))
+    edit(program.target_dir() / "current" / "run", "#!/bin/sh\nexec sleep 2000\n")
+    await plane.until(
+        lambda: all(plane.target(one).modified == ("run",) for one in plane.targets),
+        "both are told of",
+        2 * HEARTBEAT_SECONDS,
+    )
+    pids = [plane.target(one).pid for one in plane.targets]
+    await eventually(lambda: all(alive(pid) for pid in pids), "both go on")
