@@ -6,15 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import msgspec
 from django.db.models import Count, QuerySet
 
 from deployments import access
 from deployments.domain.actor import Actor
 from deployments.domain.states import ALLOWED, BatchState, RolloutState, TargetState, TaskState
+from deployments.domain.waiting import Waiting
 from deployments.models import Batch, Event, Rollout, RolloutTarget, Task, Wave
 from deployments.reads import choices
 from deployments.reads.page import PAGE_SIZE, Page, newest_first
 
+UNTOLD = "The engine is about to look at this rollout"
 EVENTS_SHOWN = 100
 FAILURES_SHOWN = 20
 
@@ -201,6 +204,14 @@ def estimate(batches: Sequence[Batch], now: datetime) -> timedelta | None:
         elif batch.state in (BatchState.RUNNING, BatchState.BAKING):
             left += max(mean - (now - batch.started_at), timedelta())
     return left
+
+
+def waiting_of(rollout: Rollout) -> Waiting | None:
+    """What it waits for, with the moment since when; None only at an end."""
+    if not rollout.is_active:
+        return None
+    said = msgspec.convert(rollout.waiting_on or {"kind": "engine", "sentence": UNTOLD}, Waiting)
+    return said if said.since else msgspec.structs.replace(said, since=rollout.state_since)
 
 
 def permitted(actor: Actor, rollout: Rollout) -> list[str]:

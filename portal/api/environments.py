@@ -1,5 +1,7 @@
 """Environments and their regions."""
 
+from uuid import UUID
+
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -7,9 +9,10 @@ from rest_framework.response import Response
 
 from deployments import access
 from deployments.models import Environment, Region
-from deployments.services.catalog import create_environment, create_region
+from deployments.services.catalog import change_environment, create_environment, create_region
 from portal.api.filters import Filters, ReferenceFilter
 from portal.api.idempotency import idempotent
+from portal.api.preconditions import if_version, unless_known
 from portal.api.references import ReferenceField, find
 from portal.api.shapes import In, Out
 from portal.api.views import DetailView, ListView
@@ -31,6 +34,31 @@ class EnvironmentIn(In):
     )
 
 
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "Two at once, and a person decides", {"max_active": 2, "strategy": {"on_failure": "pause"}}
+        )
+    ]
+)
+class EnvironmentChangeIn(In):
+    strategy = serializers.DictField(
+        required=False,
+        help_text='Parameters that hold for every rollout here, such as `{"on_failure": "pause"}`; the '
+        "service and the request stand over them.",
+    )
+    max_active = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        help_text="Rollouts that may move here at once, the rest waits in the queue; null: no limit.",
+    )
+    on_drift = serializers.ChoiceField(
+        required=False,
+        choices=Environment.OnDrift.choices,
+        help_text="Whether a target that runs something else than it should is only shown, or put right.",
+    )
+
+
 class RegionRefOut(Out):
     id = serializers.UUIDField()
     name = serializers.CharField()
@@ -45,6 +73,10 @@ class EnvironmentRefOut(Out):
 
 class EnvironmentOut(EnvironmentRefOut):
     regions = RegionRefOut(many=True, source="regions.all")
+    strategy = serializers.DictField()
+    max_active = serializers.IntegerField(allow_null=True)
+    on_drift = serializers.ChoiceField(choices=Environment.OnDrift.choices)
+    version = serializers.IntegerField(help_text="Counts changes; the ETag.")
     created_at = serializers.DateTimeField()
 
 
@@ -63,13 +95,28 @@ class EnvironmentList(ListView):
     @idempotent()
     def post(self, request: Request) -> Response:
         environment = create_environment(actor=self.actor, **EnvironmentIn.parse(request.data))
-        return EnvironmentOut.response(environment, status=201)
+        return EnvironmentOut.response(environment, status=201, etag=environment.version)
 
 
 class EnvironmentDetail(DetailView):
     queryset = Environment.objects.prefetch_related("regions")
     serializer_class = EnvironmentOut
     verb = "environment.view"
+
+    def get(self, request: Request, id: UUID) -> Response:
+        environment = self.row()
+        return unless_known(request, EnvironmentOut.response(environment, etag=environment.version))
+
+    @extend_schema(request=EnvironmentChangeIn, responses=EnvironmentOut)
+    def patch(self, request: Request, id: UUID) -> Response:
+        """Change what is given; with If-Match only where nobody changed it in the meantime."""
+        environment = change_environment(
+            actor=self.actor,
+            environment_id=id,
+            if_version=if_version(request),
+            **EnvironmentChangeIn.parse(request.data),
+        )
+        return EnvironmentOut.response(environment, etag=environment.version)
 
 
 @extend_schema_serializer(

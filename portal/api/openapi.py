@@ -56,7 +56,8 @@ IF_MATCH = {
     "description": "ETag of what you read. Where it changed since, the answer is 412 `stale-version`.",
     "example": '"12"',
 }
-VERSIONED = ("/pause", "/resume", "/cancel", "/rollback")
+VERSIONED = ("/pause", "/resume", "/cancel", "/rollback", "/retry", "/skip")
+VERSIONED_ROWS = ("/services/{id}", "/environments/{id}")
 
 
 class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
@@ -93,7 +94,7 @@ def complete(result: dict[str, Any], generator: Any, request: Any, public: bool)
             parameters = operation.setdefault("parameters", [])
             if method == "post":
                 parameters.append(IDEMPOTENCY_KEY)
-            if path.endswith(VERSIONED) or (method == "patch" and "/services/" in path):
+            if path.endswith(VERSIONED) or (method == "patch" and path.endswith(VERSIONED_ROWS)):
                 parameters.append(IF_MATCH)
     return result
 

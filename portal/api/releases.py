@@ -1,14 +1,23 @@
 """Releases: an artifact and a configuration under one version, for ever."""
 
-from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_serializer
+from typing import Any
+
+from django.db.models import Exists, OuterRef, QuerySet
+from drf_spectacular.utils import (
+    OpenApiExample,
+    extend_schema,
+    extend_schema_field,
+    extend_schema_serializer,
+)
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from deployments import access
-from deployments.models import Release, Service
+from deployments.models import Hold, Release, Service
+from deployments.reads import holds
 from deployments.services.releases import create_release
-from portal.api.filters import Filters, ReferenceFilter, text
+from portal.api.filters import Filters, ReferenceFilter, flag, text
 from portal.api.idempotency import idempotent
 from portal.api.references import ReferenceField, find
 from portal.api.shapes import In, Out, RefOut
@@ -70,23 +79,52 @@ class ConfigRefOut(Out):
     digest = serializers.CharField()
 
 
+class HoldOut(Out):
+    """Why no rollout of the release starts."""
+
+    reason = serializers.CharField()
+    since = serializers.DateTimeField(source="created_at")
+    placed_by = serializers.CharField()
+    rollout = serializers.UUIDField(
+        source="rollout_id", allow_null=True, help_text="Whose rollback placed it; null: a person did."
+    )
+
+
 class ReleaseOut(Provenance, Out):
     id = serializers.UUIDField()
     service = RefOut()
     version = serializers.CharField()
     artifact = ArtifactRefOut()
     config = ConfigRefOut()
+    hold = serializers.SerializerMethodField(help_text="While it is on hold, no rollout of it starts.")
     created_by = serializers.CharField()
     created_at = serializers.DateTimeField()
 
+    @extend_schema_field(HoldOut(allow_null=True))
+    def get_hold(self, release: Release) -> Any:
+        hold = release.hold if hasattr(release, "hold") else holds.of([release.pk]).get(release.pk)
+        return HoldOut(hold).data if hold else None
+
+    @classmethod
+    def prepared(cls, rows: list[Any]) -> list[Any]:
+        found = holds.of([release.pk for release in rows])
+        for release in rows:
+            release.hold = found.get(release.pk)
+        return rows
+
 
 class ReleaseFilter(Filters):
+    on_hold = flag("only_on_hold", "Whether it is on hold.")
     service = ReferenceFilter("service")
     artifact = text("artifact__digest", "Digest.")
 
     class Meta:
         model = Release
         fields = ("version", "commit_sha", "branch")
+
+    def only_on_hold(self, rows: QuerySet[Release], name: str, value: bool) -> QuerySet[Release]:
+        held = Exists(Hold.objects.filter(release=OuterRef("pk"), lifted_at__isnull=True))
+        return rows.filter(held) if value else rows.exclude(held)
 
 
 class ReleaseList(ListView):

@@ -1,7 +1,7 @@
 """Rollouts: start, steer, and what is known of them."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 from uuid import UUID
 
 from django.db.models import Prefetch, QuerySet
@@ -10,6 +10,7 @@ from drf_spectacular.utils import (
     extend_schema,
     extend_schema_field,
     extend_schema_serializer,
+    extend_schema_view,
 )
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -18,9 +19,11 @@ from rest_framework.response import Response
 from deployments import access
 from deployments.domain.states import ACTIVE, BatchState, RolloutState
 from deployments.models import Batch, Environment, Release, Rollout, Service
-from deployments.reads.rollouts import count_targets
-from deployments.services import rollbacks
+from deployments.reads import queue
+from deployments.reads.rollouts import count_targets, waiting_of
+from deployments.services import retries, rollbacks
 from deployments.services import rollouts as commands
+from deployments.services.planning import IfBusy
 from portal.api.environments import EnvironmentRefOut
 from portal.api.filters import Filters, ReferenceFilter, flag
 from portal.api.idempotency import idempotent
@@ -32,6 +35,8 @@ from portal.api.targets import ReleaseRefOut
 from portal.api.views import DetailView, ListView
 
 PATH = "/api/v1/rollouts"
+MAX_NAMED = 100_000
+EXAMPLE_ID = "0190a1b2-0000-7000-8000-000000000000"
 
 
 @extend_schema_serializer(
@@ -49,6 +54,16 @@ PATH = "/api/v1/rollouts"
                 "strategy": {"name": "rolling", "batch": 1, "bake_seconds": 60},
             },
         ),
+        OpenApiExample(
+            "A hotfix, as soon as what moves there has ended",
+            {
+                "service": "orders",
+                "environment": "prod",
+                "release": "1.1.1",
+                "priority": "hotfix",
+                "if_busy": "supersede",
+            },
+        ),
     ]
 )
 class RolloutIn(In):
@@ -59,15 +74,91 @@ class RolloutIn(In):
         required=False, allow_null=True, help_text=f"{STRATEGY_HELP} It stands over the service's own."
     )
     reason = serializers.CharField(max_length=500, allow_blank=True, default="")
+    priority = serializers.ChoiceField(
+        choices=Rollout.Priority.labels,
+        default=Rollout.Priority.NORMAL.label,
+        help_text="The higher goes first in the queue; waiting half an hour counts as one higher.",
+    )
+    if_busy = serializers.ChoiceField(
+        choices=get_args(IfBusy),
+        default="refuse",
+        help_text="While another rollout of the service there is not at its end: refuse, queue up behind it, "
+        "or queue up and supersede those that wait.",
+    )
+
+
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample("All that failed", {"reason": "The registry is back"}),
+        OpenApiExample("One target", {"reason": "The disk has room again", "targets": [EXAMPLE_ID]}),
+    ]
+)
+class RetryIn(ReasonIn):
+    targets = serializers.ListField(
+        child=serializers.UUIDField(),
+        default=list,
+        max_length=MAX_NAMED,
+        help_text="Targets that failed; without it, all of them.",
+    )
+
+
+@extend_schema_serializer(
+    examples=[OpenApiExample("A machine that is away", {"reason": "In repair", "targets": [EXAMPLE_ID]})]
+)
+class SkipIn(ReasonIn):
+    targets = serializers.ListField(
+        child=serializers.UUIDField(),
+        allow_empty=False,
+        max_length=MAX_NAMED,
+        help_text="Targets to leave out; what was changed on them stays as it is.",
+    )
+
+
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample("To the last stable release", {"reason": "Orders fail"}),
+        OpenApiExample("To an older one", {"reason": "1.0 has the same fault", "release": "0.9"}),
+    ]
+)
+class RollbackIn(ReasonIn):
+    release = ReferenceField(
+        required=False,
+        help_text="Id or version of an older release that was stable here; without it, the last one. Only "
+        "for a rollout that has ended.",
+    )
 
 
 class WaitingOut(Out):
-    kind = serializers.CharField()
+    """What a rollout waits for; only one that has ended waits for nothing."""
+
+    kind = serializers.CharField(
+        help_text="`engine`, `queue`, `tasks`, `bake`, `retry`, `capacity`, `person`, `agent` or `fault`."
+    )
+    subject = serializers.CharField(help_text="While kind and subject stay, it is the same wait.")
     sentence = serializers.CharField()
-    who = serializers.CharField(required=False, help_text="Who can end the wait.")
-    unblock = serializers.ListField(child=serializers.CharField(), required=False)
-    since = serializers.DateTimeField(required=False)
-    deadline = serializers.DateTimeField(required=False)
+    who = serializers.CharField(help_text="Who can end the wait.")
+    unblock = serializers.ListField(
+        child=serializers.CharField(), help_text="Actions that end it: `resume`, `retry`, `cancel`, ..."
+    )
+    since = serializers.DateTimeField()
+    deadline = serializers.DateTimeField(allow_null=True, help_text="When the engine acts by itself.")
+
+
+PLACE_HELP = {
+    "place": "1, 2, 3, ... among those that wait for the environment.",
+    "blocked_by": "The limit that leaves no room: `service`, `environment`, `team` or `all`; empty: it is "
+    "next.",
+    "limit": "How many that limit lets move at once; 0 where none holds it up.",
+    "estimate": "When it may start, by what rollouts took there lately.",
+}
+
+
+class PlaceOut(Out):
+    place = serializers.IntegerField(help_text=PLACE_HELP["place"])
+    waiting = serializers.IntegerField(help_text="How many wait for the environment, this one included.")
+    blocked_by = serializers.CharField(help_text=PLACE_HELP["blocked_by"])
+    limit = serializers.IntegerField(help_text=PLACE_HELP["limit"])
+    estimate = serializers.DateTimeField(allow_null=True, help_text=PLACE_HELP["estimate"])
 
 
 class BatchOut(Out):
@@ -85,11 +176,17 @@ class RolloutOut(Out):
     release = ReleaseRefOut()
     kind = serializers.ChoiceField(choices=Rollout.Kind.choices)
     rolls_back = serializers.UUIDField(source="rolls_back_id", allow_null=True)
+    retries = serializers.UUIDField(
+        source="retries_id", allow_null=True, help_text="The rollout whose targets are tried again here."
+    )
+    priority = serializers.ChoiceField(choices=Rollout.Priority.labels, source="get_priority_display")
     state = serializers.ChoiceField(choices=[state.value for state in RolloutState])
     requested_by = serializers.CharField()
     reason = serializers.CharField()
     outcome = serializers.CharField(help_text="Why it ended, or why it stands.")
     waiting_on = serializers.SerializerMethodField()
+    queue = serializers.SerializerMethodField(help_text="Its place while it waits for a slot, else null.")
+    deadline_at = serializers.DateTimeField(allow_null=True, help_text="By when it has to be done.")
     plan_digest = serializers.CharField(source="plan.digest", default=None, allow_null=True)
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
@@ -101,7 +198,13 @@ class RolloutOut(Out):
 
     @extend_schema_field(WaitingOut(allow_null=True))
     def get_waiting_on(self, rollout: Rollout) -> Any:
-        return rollout.waiting_on
+        waiting = waiting_of(rollout)
+        return WaitingOut(waiting).data if waiting else None
+
+    @extend_schema_field(PlaceOut(allow_null=True))
+    def get_queue(self, rollout: Rollout) -> Any:
+        place = queue.places([rollout]).get(rollout.pk) if not hasattr(rollout, "place") else rollout.place
+        return PlaceOut(place).data if place else None
 
     def get_targets(self, rollout: Rollout) -> dict[str, int]:
         counts: dict[str, int] | None = getattr(rollout, "target_counts", None)
@@ -121,8 +224,10 @@ class RolloutOut(Out):
     @classmethod
     def prepared(cls, rows: list[Any]) -> list[Any]:
         counts = count_targets([rollout.pk for rollout in rows])
+        found = queue.places(rows)
         for rollout in rows:
             rollout.target_counts = counts.get(rollout.pk, {})
+            rollout.place = found.get(rollout.pk)
         return rows
 
 
@@ -177,6 +282,8 @@ class RolloutList(ListView):
             release_id=release.pk,
             strategy=given.get("strategy"),
             reason=given["reason"],
+            priority=Rollout.Priority[given["priority"].upper()],
+            if_busy=given["if_busy"],
         )
         return _answer(rollout, status=201)
 
@@ -199,6 +306,7 @@ class Steer(DetailView):
     verb = "rollout.view"
     http_method_names = ("post", "options")
     command: ClassVar[Callable[..., Rollout]]
+    shape: ClassVar[type[In]] = ReasonIn
 
     @extend_schema(request=ReasonIn, responses=RolloutOut)
     @idempotent()
@@ -207,9 +315,13 @@ class Steer(DetailView):
             actor=self.actor,
             rollout_id=id,
             if_version=if_version(request),
-            **ReasonIn.parse(request.data),
+            **self.arguments(type(self).shape.parse(request.data)),
         )
         return _answer(rollout)
+
+    def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What the command takes beside the rollout."""
+        return given
 
 
 class Pause(Steer):
@@ -230,10 +342,46 @@ class Cancel(Steer):
     command = commands.cancel_rollout
 
 
+@extend_schema_view(post=extend_schema(request=RollbackIn))
 class RollBack(Steer):
-    """Back to the last stable release: the same rollout while it is under way, a new one afterwards."""
+    """Back to the last stable release: the same rollout while it is under way, a new one afterwards.
+
+    The release that it leaves is put on hold.
+    """
 
     command = rollbacks.roll_back_rollout
+    shape = RollbackIn
+
+    def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
+        text = given.pop("release", None)
+        if text is None:
+            return given
+        rollout = self.row()
+        release = find(
+            Release.objects.filter(service=rollout.service_id),
+            text,
+            field="release",
+            remedy="Name one that succeeded here, or leave it out.",
+            name_field="version",
+        )
+        return given | {"release_id": release.pk}
+
+
+@extend_schema_view(post=extend_schema(request=RetryIn))
+class Retry(Steer):
+    """Try failed targets again, and nothing that succeeded: in the same rollout while it is under way, in a
+    new one of the same release afterwards."""
+
+    command = retries.retry_targets
+    shape = RetryIn
+
+
+@extend_schema_view(post=extend_schema(request=SkipIn))
+class Skip(Steer):
+    """Leave targets out, so that the rollout goes on without them."""
+
+    command = retries.skip_targets
+    shape = SkipIn
 
 
 def _answer(rollout: Rollout, status: int = 200) -> Response:

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from deployments import access
 from deployments.models import Membership, Team
-from deployments.services.catalog import create_team, remove_membership, set_membership
+from deployments.services.catalog import change_team, create_team, remove_membership, set_membership
 from portal.api.filters import Filters, ReferenceFilter
 from portal.api.idempotency import idempotent
 from portal.api.references import ReferenceField, find
@@ -24,10 +24,19 @@ class TeamIn(In):
     title = serializers.CharField(max_length=200, allow_blank=True, default="")
 
 
+class TeamChangeIn(In):
+    max_active = serializers.IntegerField(
+        allow_null=True, help_text="Rollouts of the team that may move at once; null: no limit."
+    )
+
+
 class TeamOut(Out):
     id = serializers.UUIDField()
     name = serializers.CharField()
     title = serializers.CharField()
+    max_active = serializers.IntegerField(
+        allow_null=True, help_text="Rollouts of the team that may move at once; null: no limit."
+    )
     created_at = serializers.DateTimeField()
 
 
@@ -53,6 +62,12 @@ class TeamDetail(DetailView):
     queryset = Team.objects.all()
     serializer_class = TeamOut
     verb = "team.view"
+
+    @extend_schema(request=TeamChangeIn, responses=TeamOut)
+    def patch(self, request: Request, id: UUID) -> Response:
+        """Set the limit; for administrators, because it is about what the teams share."""
+        team = change_team(actor=self.actor, team_id=id, **TeamChangeIn.parse(request.data))
+        return TeamOut.response(team)
 
 
 class UserOut(Out):

@@ -94,7 +94,7 @@ def events(request: HttpRequest, actor: Actor, rollout_id: UUID) -> HttpResponse
 def _status(actor: Actor, rollout: Rollout, progress: rollouts.Progress) -> dict[str, Any]:
     now = timezone.now()
     waiting: dict[str, Any] = rollout.waiting_on or {}
-    offered = set(rollouts.actions(actor, rollout))
+    offered = set(rollouts.actions(actor, rollout, progress.counts))
     remaining = rollouts.estimate(progress.batches, now) if rollout.state == "running" else None
     ended = rollout.finished_at or (None if rollout.is_active else now)
     return {
