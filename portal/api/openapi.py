@@ -7,6 +7,7 @@ from django.utils.decorators import method_decorator
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
+from deployments.domain.states import BatchState, RolloutState, TargetState, TaskState
 from portal.api import problems
 from portal.api.idempotency import HEADER
 
@@ -112,10 +113,10 @@ SETTINGS = {
         "Health": "deployments.models.catalog.Target.Health",
         "RolloutKind": "deployments.models.rollouts.Rollout.Kind",
         "TaskKind": "deployments.models.rollouts.Task.Kind",
-        "RolloutState": "deployments.domain.states.RolloutState",
-        "BatchState": "deployments.domain.states.BatchState",
-        "TargetState": "deployments.domain.states.TargetState",
-        "TaskState": "deployments.domain.states.TaskState",
+        "RolloutState": [state.value for state in RolloutState],
+        "BatchState": [state.value for state in BatchState],
+        "TargetState": [state.value for state in TargetState],
+        "TaskState": [state.value for state in TaskState],
     },
 }
 
