@@ -75,7 +75,7 @@ ALLOWED_TARGET: dict[TargetState, frozenset[TargetState]] = {
     T.STAGING: frozenset({T.STAGED, T.FAILED, T.PENDING, T.SKIPPED}),
     T.STAGED: frozenset({T.ACTIVATING, T.REVERTING, T.SKIPPED}),
     T.ACTIVATING: frozenset({T.HEALTHY, T.FAILED, T.STAGED, T.REVERTING, T.SKIPPED}),
-    T.HEALTHY: frozenset({T.FAILED, T.REVERTING}),
+    T.HEALTHY: frozenset({T.FAILED, T.REVERTING, T.SKIPPED}),
     T.FAILED: frozenset({T.REVERTING, T.PENDING, T.STAGED, T.SKIPPED}),
     T.REVERTING: frozenset({T.REVERTED, T.FAILED}),
     T.REVERTED: frozenset(),

@@ -19,7 +19,7 @@ AFTER = {
     "staging": ["failed", "pending", "skipped", "staged"],
     "staged": ["activating", "reverting", "skipped"],
     "activating": ["failed", "healthy", "reverting", "skipped", "staged"],
-    "healthy": ["failed", "reverting"],
+    "healthy": ["failed", "reverting", "skipped"],
     "failed": ["pending", "reverting", "skipped", "staged"],
     "reverting": ["failed", "reverted"],
     "reverted": [],

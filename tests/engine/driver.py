@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+from django.db import connection
 from django.utils import timezone
 
 from deployments import protocol
@@ -13,6 +14,27 @@ from deployments.engine.tick import tick
 from deployments.models import Agent, Rollout, RolloutTarget, Service, Target, Task
 from deployments.services.rollouts import start_rollout
 from tests.fixtures import Person, World
+
+TIMES = {
+    "deployments_rollout": (
+        "created_at", "state_since", "started_at", "next_check_at", "deadline_at", "lease_until"
+    ),
+    "deployments_batch": ("started_at", "activated_at", "deadline_at"),
+    "deployments_rollouttarget": ("state_since", "retry_at"),
+    "deployments_task": ("created_at", "expires_at", "sent_at"),
+    "deployments_target": ("reported_at", "release_since"),
+    "deployments_agent": ("last_seen_at", "connected_at"),
+    "deployments_queuedjob": ("available_at",),
+    "deployments_taskreport": ("received_at",),
+}  # fmt: skip
+
+
+def pass_time(seconds: float) -> None:
+    """Let the rows be so much older: the engine goes by the database's clock, which cannot be set."""
+    with connection.cursor() as cursor:
+        for table, columns in TIMES.items():
+            sets = ", ".join(f"{name} = {name} - %(by)s * interval '1 second'" for name in columns)
+            cursor.execute(f"UPDATE {table} SET {sets}", {"by": seconds})
 
 
 @dataclasses.dataclass
@@ -40,6 +62,11 @@ class Driver:
         tick(rollout.id)
         rollout.refresh_from_db()
         return rollout
+
+    def later(self, rollout: Rollout, seconds: float) -> Rollout:
+        """So much later, look again."""
+        pass_time(seconds)
+        return self.tick(rollout)
 
     def open_tasks(self, rollout: Rollout) -> list[Task]:
         return list(
