@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db.models import Count, Max, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
 
 from deployments import access
 from deployments.domain.actor import Actor
@@ -31,7 +32,7 @@ class Running:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Latest:
-    """The newest rollout of a service to an environment."""
+    """The rollout of a service to an environment that moves, else the newest."""
 
     id: UUID
     state: str
@@ -159,15 +160,8 @@ def _cell(column: Environment, groups: list[Mapping[str, Any]], latest: Latest |
 
 
 def _latest(service_ids: list[UUID], columns: list[Environment]) -> dict[tuple[UUID, UUID], Latest]:
-    """The newest rollout of each pair, each found by the index `rollout_of_service`."""
-    newest = {
-        f"in_{number}": Subquery(
-            Rollout.objects.filter(service=OuterRef("pk"), environment=column)
-            .order_by("-id")
-            .values("id")[:1]
-        )
-        for number, column in enumerate(columns)
-    }
+    """The rollout of each pair that moves, else the newest; each found by an index."""
+    newest = {f"in_{number}": _shown(column) for number, column in enumerate(columns)}
     pairs = Service.objects.filter(id__in=service_ids).order_by().values_list(*newest.values())
     ids = [rollout for row in pairs for rollout in row if rollout] if newest else []
     rollouts = list(Rollout.objects.filter(id__in=ids).select_related("release"))
@@ -186,3 +180,9 @@ def _latest(service_ids: list[UUID], columns: list[Environment]) -> dict[tuple[U
             total=sum(states.values()),
         )
     return found
+
+
+def _shown(column: Environment) -> Coalesce:
+    here = Rollout.objects.filter(service=OuterRef("pk"), environment=column)
+    newest = here.order_by("-id").values("id")[:1]
+    return Coalesce(Subquery(here.moving().order_by().values("id")[:1]), Subquery(newest))

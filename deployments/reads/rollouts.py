@@ -11,9 +11,9 @@ from django.db.models import Count, QuerySet
 
 from deployments import access
 from deployments.domain.actor import Actor
-from deployments.domain.states import ALLOWED, BatchState, RolloutState, TargetState, TaskState
+from deployments.domain.states import ALLOWED, MOVING, BatchState, RolloutState, TargetState, TaskState
 from deployments.domain.waiting import Waiting
-from deployments.models import Batch, Event, Rollout, RolloutTarget, Task, Wave
+from deployments.models import Batch, Event, Rollout, RolloutTarget, Service, Task, Wave
 from deployments.reads import choices
 from deployments.reads.page import PAGE_SIZE, Page, newest_first
 
@@ -112,6 +112,13 @@ def history(
     elif state:
         rollouts = rollouts.filter(state=state)
     return newest_first(rollouts, before, size)
+
+
+def under_way(service: Service) -> list[Rollout]:
+    """What moves, then what waits for its turn; the caller may see the service."""
+    rows = Rollout.objects.active().filter(service=service)
+    related = rows.select_related("service", "environment", "release")
+    return sorted(related, key=lambda one: (one.state not in MOVING, -one.priority, one.id))
 
 
 def progress(rollout: Rollout) -> Progress:

@@ -17,7 +17,7 @@ class Bar:
     label: str
 
 
-ORDER = ("healthy", "reverted", "reverting", "failed", "activating", "staged", "staging")
+ORDER = ("healthy", "reverted", "reverting", "failed", "activating", "staged", "staging", "skipped")
 
 
 def bar(counts: Mapping[str, int], total: int) -> Bar:

@@ -1,15 +1,22 @@
 """Environments: where to, in which regions, and what changed there last."""
 
+from django import forms
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.utils import timezone
+from django.views.decorators.http import require_http_methods
 
 from deployments import access
 from deployments.domain.actor import Actor
+from deployments.errors import SlipwayError
 from deployments.models import Environment
 from deployments.reads import overview, rollouts, targets
-from portal.ui.errors import page
+from deployments.services.catalog import change_environment
+from deployments.services.rows import MAX_LIMIT
+from portal.ui.errors import page, say
 from portal.ui.lists import link, rollout_rows
+from portal.ui.policies import params_lines
 
 
 @page
@@ -23,14 +30,65 @@ def index(request: HttpRequest, actor: Actor) -> HttpResponse:
     return render(request, "ui/environments.html", {"environments": rows})
 
 
+class SettingsForm(forms.Form):
+    version = forms.IntegerField(widget=forms.HiddenInput)
+    max_active = forms.IntegerField(required=False, min_value=1, max_value=MAX_LIMIT)
+    on_drift = forms.ChoiceField(choices=Environment.OnDrift.choices)
+    strategy = forms.JSONField(
+        required=False, error_messages={"invalid": "This is not JSON. Write an object, or nothing."}
+    )
+
+
+ON_DRIFT = {
+    Environment.OnDrift.SHOW: "is shown, and left as it is",
+    Environment.OnDrift.REPAIR: "is shown, and put right by a rollout",
+}
+
+
 @page
+@require_http_methods(["GET", "HEAD", "POST"])
 def show(request: HttpRequest, actor: Actor, name: str) -> HttpResponse:
     environment = access.get(actor, "environment.view", Environment.objects.all(), name=name)
+    form = SettingsForm(request.POST or None, initial=_settings(environment))
+    refusal, status = {}, 200
+    if request.method == "POST":
+        access.require(actor, "environment.change")
+        status = 422
+        if form.is_valid():
+            given = form.cleaned_data
+            try:
+                change_environment(
+                    actor=actor,
+                    environment_id=environment.id,
+                    if_version=given["version"],
+                    max_active=given["max_active"],
+                    on_drift=given["on_drift"],
+                    strategy=given["strategy"] or {},
+                )
+                messages.info(request, f"{name} is changed. It holds for rollouts that are made from now on.")
+                return redirect("environment", name=name)
+            except SlipwayError as error:
+                refusal, status = say(error), error.status
     history = rollouts.history(actor, environment=name, before=request.GET.get("before", ""))
     context = {
         "environment": environment,
+        "form": form,
+        "values": {field: form[field].value() for field in form.fields},
+        "on_drift": ON_DRIFT[Environment.OnDrift(environment.on_drift)],
+        "drift_choices": list(ON_DRIFT.items()),
+        "strategy": params_lines(environment.strategy),
+        "may_change": access.allowed(actor, "environment.change"),
         "regions": targets.regions(actor, [environment]).get(environment.id, []),
         "rollouts": rollout_rows(history.items, timezone.now()),
         "more_rollouts": history.next_before and link(request, before=history.next_before),
     }
-    return render(request, "ui/environment.html", context)
+    return render(request, "ui/environment.html", context | refusal, status=status)
+
+
+def _settings(environment: Environment) -> dict[str, object]:
+    return {
+        "version": environment.version,
+        "max_active": environment.max_active,
+        "on_drift": environment.on_drift,
+        "strategy": environment.strategy,
+    }

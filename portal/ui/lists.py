@@ -1,7 +1,7 @@
 """Rows of the lists that several pages show."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from deployments.models import Release, Rollout
+from deployments.reads import holds, rollouts
 from portal.ui.format import ago, duration, short, words
 
 
@@ -33,36 +34,45 @@ class RolloutRow:
 class ReleaseRow:
     id: UUID
     version: str
+    is_held: bool
     commit: str
     message: str
     author: str
     when: SafeString | str
 
 
-def rollout_rows(rollouts: Iterable[Rollout], now: datetime) -> list[RolloutRow]:
+def rollout_rows(rows: Iterable[Rollout], now: datetime) -> list[RolloutRow]:
     return [
         RolloutRow(
             id=rollout.id,
             service=rollout.service.name,
             version=rollout.release.version,
             environment=rollout.environment.name,
-            kind=rollout.kind,
+            kind="" if rollout.kind == Rollout.Kind.DEPLOY else rollout.kind,
             state=rollout.state,
             label=words(rollout.state),
             by=rollout.requested_by,
             when=ago(rollout.created_at, now),
             took=duration((rollout.finished_at or now) - rollout.started_at) if rollout.started_at else "",
-            said=rollout.outcome or rollout.reason,
+            said=waits_for(rollout) or rollout.outcome or rollout.reason,
         )
-        for rollout in rollouts
+        for rollout in rows
     ]
 
 
-def release_rows(releases: Iterable[Release], now: datetime) -> list[ReleaseRow]:
+def waits_for(rollout: Rollout) -> str:
+    """The sentence that says what it waits for; empty at an end."""
+    waiting = rollouts.waiting_of(rollout)
+    return waiting.sentence if waiting else ""
+
+
+def release_rows(releases: Collection[Release], now: datetime) -> list[ReleaseRow]:
+    held = holds.of([release.id for release in releases])
     return [
         ReleaseRow(
             id=release.id,
             version=release.version,
+            is_held=release.id in held,
             commit=short(release.commit_sha),
             message=release.commit_message.partition("\n")[0],
             author=release.author,

@@ -11,7 +11,7 @@ from deployments import access
 from deployments.domain import config
 from deployments.domain.actor import Actor
 from deployments.models import Release
-from deployments.reads import rollouts, targets
+from deployments.reads import holds, rollouts, targets
 from portal.ui.errors import page
 from portal.ui.format import ago, pretty, short, size
 from portal.ui.lists import link, rollout_rows
@@ -20,11 +20,24 @@ from portal.ui.tiles import TargetTile, target_tiles
 
 @page
 def show(request: HttpRequest, actor: Actor, release_id: UUID) -> HttpResponse:
+    return render_page(request, actor, release_id)
+
+
+def render_page(
+    request: HttpRequest, actor: Actor, release_id: UUID, refusal: str = "", status: int = 200
+) -> HttpResponse:
+    """The page, also where a form on it was refused."""
     queryset = Release.objects.select_related("service__team", "artifact", "config")
     release = access.get(actor, "release.view", queryset, id=release_id)
     now = timezone.now()
     history = rollouts.history(actor, release_id=release.id, before=request.GET.get("before", ""))
+    hold = holds.of([release.id]).get(release.id)
     context = {
+        "hold": hold,
+        "held_since": ago(hold.created_at, now) if hold else "",
+        "may_hold": access.allowed(actor, "release.hold", release),
+        "refusal": refusal,
+        "typed": request.POST.get("reason", ""),
         "release": release,
         "created": ago(release.created_at, now),
         "committed": ago(release.committed_at, now),
@@ -36,7 +49,7 @@ def show(request: HttpRequest, actor: Actor, release_id: UUID) -> HttpResponse:
         "more_rollouts": history.next_before and link(request, before=history.next_before),
         "may_deploy": access.allowed(actor, "rollout.create", release.service),
     }
-    return render(request, "ui/release.html", context)
+    return render(request, "ui/release.html", context, status=status)
 
 
 def _configs(release: Release) -> list[tuple[str, str]]:

@@ -7,20 +7,22 @@ from uuid import UUID
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 
 from deployments.domain.actor import Actor
 from deployments.domain.states import RolloutState
 from deployments.models import Rollout
-from deployments.reads import overview, rollouts
+from deployments.reads import overview, queue, rollouts
 from portal.ui.bars import bar
 from portal.ui.errors import page
 from portal.ui.format import ago, duration, short, words
 from portal.ui.lists import asked, link, rollout_rows
-from portal.ui.sentences import lines
-from portal.ui.services import params_lines
+from portal.ui.policies import plan_lines
+from portal.ui.sentences import WAITS, lines
 from portal.ui.steering import ACTIONS
 from portal.ui.tiles import tiles
+
+NEEDS_SOMEBODY = frozenset({"person", "agent", "capacity", "fault"})
+"""Kinds of waits that do not end by themselves, or not soon."""
 
 
 @page
@@ -63,7 +65,7 @@ def show(request: HttpRequest, actor: Actor, rollout_id: UUID) -> HttpResponse:
         "events": lines(rollouts.events(rollout)),
         "actions": [ACTIONS[name] for name in rollouts.permitted(actor, rollout)],
         "plan_digest": rollout.plan.digest if hasattr(rollout, "plan") else "",
-        "params": [("strategy", plan.get("strategy")), *params_lines(plan.get("params", {}))],
+        "params": plan_lines(plan),
     }
     return render(request, "ui/rollout.html", context)
 
@@ -93,8 +95,12 @@ def events(request: HttpRequest, actor: Actor, rollout_id: UUID) -> HttpResponse
 
 def _status(actor: Actor, rollout: Rollout, progress: rollouts.Progress) -> dict[str, Any]:
     now = timezone.now()
-    waiting: dict[str, Any] = rollout.waiting_on or {}
+    waiting = rollouts.waiting_of(rollout)
+    place = queue.places([rollout]).get(rollout.pk)
     offered = set(rollouts.actions(actor, rollout, progress.counts))
+    # Where somebody has to act, what helps stands beside the reason; else all buttons stand in the header.
+    needs_somebody = waiting is not None and waiting.kind in NEEDS_SOMEBODY
+    unblocking = [name for name in waiting.unblock if name in offered] if waiting and needs_somebody else []
     remaining = rollouts.estimate(progress.batches, now) if rollout.state == "running" else None
     ended = rollout.finished_at or (None if rollout.is_active else now)
     return {
@@ -102,25 +108,26 @@ def _status(actor: Actor, rollout: Rollout, progress: rollouts.Progress) -> dict
         "label": words(rollout.state),
         "created": ago(rollout.created_at, now),
         "waiting": waiting,
-        "waiting_since": ago(_moment(waiting.get("since")), now),
-        "deadline": ago(_moment(waiting.get("deadline")), now) if waiting.get("deadline") else "",
+        "waits_for": WAITS.get(waiting.kind, (words(waiting.kind), "pending")) if waiting else (),
+        "waiting_since": ago(waiting.since, now) if waiting else "",
+        "deadline": ago(waiting.deadline, now) if waiting and waiting.deadline else "",
+        "place": place,
+        "priority": "" if rollout.priority == Rollout.Priority.NORMAL else rollout.get_priority_display(),
         "elapsed": duration((ended or now) - rollout.started_at) if rollout.started_at else "",
         "is_ticking": bool(rollout.started_at and not ended),
         "remaining": duration(remaining) if remaining is not None else "",
         "remaining_until": now + (remaining or timedelta()),
         "done": progress.counts["healthy"] + progress.counts["reverted"],
         "failed": progress.counts["failed"],
+        "skipped": progress.counts["skipped"],
         "total": progress.total,
         "batches_done": progress.batches_done,
         "batches_total": len(progress.batches),
         "bar": bar(progress.counts, progress.total),
-        "offered": [ACTIONS[name] for name in ACTIONS if name in offered],
+        "unblocking": [ACTIONS[name] for name in unblocking],
+        "offered": [ACTIONS[name] for name in ACTIONS if name in offered and name not in unblocking],
         "short_digest": short(rollout.plan.digest) if hasattr(rollout, "plan") else "",
     }
-
-
-def _moment(text: object) -> Any:
-    return parse_datetime(text) if isinstance(text, str) else None
 
 
 def _number(text: str) -> int:

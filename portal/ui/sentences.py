@@ -20,6 +20,20 @@ class EventLine:
     detail: str = ""
 
 
+WAITS = {
+    "engine": ("the engine", "pending"),
+    "queue": ("its turn", "queued"),
+    "tasks": ("targets", "running"),
+    "bake": ("bake time", "baking"),
+    "retry": ("the next try", "pending"),
+    "capacity": ("targets to be healthy", "paused"),
+    "person": ("a person", "paused"),
+    "agent": ("an agent", "silent"),
+    "fault": ("a fault to be mended", "failed"),
+}
+"""Kind of a wait -> what it is for, and the state whose colour and icon it has."""
+
+
 def lines(events: Iterable[Event]) -> list[EventLine]:
     return [line(event) for event in events]
 
@@ -44,6 +58,12 @@ def _say(kind: str, data: dict[str, Any], state: str) -> tuple[str, str]:
         case "target.health":
             health = str((data.get("after") or {}).get("health", "unknown"))
             return f"{name} is {health}" if health != "unknown" else f"{name} has not reported yet", ""
+        case "release.hold":
+            return f"{name} is on hold", reason
+        case "target.drift":
+            return (
+                f"{name} has drifted" if (data.get("after") or {}).get("drift") else f"{name} is right again"
+            ), reason
         case "rollout.note":
             return reason or name, ""
         case "batch.state" | "target.state":

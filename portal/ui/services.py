@@ -2,21 +2,19 @@
 
 import dataclasses
 
-import msgspec
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 
 from deployments import access
 from deployments.domain.actor import Actor
-from deployments.errors import Invalid
 from deployments.models import Service
 from deployments.reads import overview, rollouts, targets
 from deployments.reads.page import newest_first
-from deployments.strategies import registry
 from portal.ui.errors import page
-from portal.ui.lists import link, release_rows, rollout_rows
+from portal.ui.lists import RolloutRow, link, release_rows, rollout_rows
 from portal.ui.overview import CellView, cell_view
+from portal.ui.policies import policy
 from portal.ui.tiles import TargetTile, target_tiles
 
 
@@ -25,6 +23,8 @@ class Place:
     """An environment in which the service has targets."""
 
     cell: CellView
+    active: list[RolloutRow]
+    """What moves there, then what waits."""
     regions: list[tuple[str, list[TargetTile]]]
 
 
@@ -37,9 +37,11 @@ def show(request: HttpRequest, actor: Actor, name: str) -> HttpResponse:
     service = get(actor, name)
     now = timezone.now()
     by_environment = targets.by_environment(service)
+    active = rollout_rows(rollouts.under_way(service), now)
     places = [
         Place(
             cell_view(cell, now),
+            [row for row in active if row.environment == cell.environment],
             [(region.name, target_tiles(region.targets, now)) for region in by_environment[cell.environment]],
         )
         for cell in overview.cells_of(service)
@@ -50,7 +52,7 @@ def show(request: HttpRequest, actor: Actor, name: str) -> HttpResponse:
     context = {
         "service": service,
         "places": places,
-        "strategy": strategy_lines(service.strategy),
+        "policy": policy(service, [one for one in overview.environments() if one.name in by_environment]),
         "rollouts": rollout_rows(history.items, now),
         "more_rollouts": history.next_before and link(request, rollouts_before=history.next_before),
         "releases": release_rows(releases.items, now),
@@ -58,17 +60,3 @@ def show(request: HttpRequest, actor: Actor, name: str) -> HttpResponse:
         "may_deploy": access.allowed(actor, "rollout.create", service),
     }
     return render(request, "ui/service.html", context)
-
-
-def strategy_lines(definition: dict[str, object]) -> list[tuple[str, object]]:
-    """The strategy with every default filled in, as rows of name and value."""
-    try:
-        strategy, params = registry.parse(dict(definition))
-    except Invalid:
-        # It was valid when it was written; a plug-in that has gone must not take the page with it.
-        return list(definition.items())
-    return [("strategy", strategy.name), *params_lines(msgspec.to_builtins(params))]
-
-
-def params_lines(params: dict[str, object]) -> list[tuple[str, object]]:
-    return [(name.replace("_", " "), value) for name, value in params.items()]

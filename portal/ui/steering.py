@@ -1,10 +1,12 @@
-"""Forms that change something: deploy a release, and pause, resume, cancel or roll back a rollout.
+"""Forms that steer a rollout: pause, resume, retry, skip, roll back and cancel it.
 
-Each works as a page of its own; on the rollout page a script shows the same form in a dialog.
+Each works as a page of its own; on the rollout page a script shows the same form in a dialog. What there
+is to choose (targets, what a rollback goes back to) is a fragment, read anew whenever it is opened.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 from uuid import UUID
 
 from django import forms
@@ -15,14 +17,55 @@ from django.views.decorators.http import require_http_methods
 from deployments import access
 from deployments.domain.actor import Actor
 from deployments.errors import NotAllowed, NotFound, SlipwayError
-from deployments.models import Environment, Release, Rollout, Service
-from deployments.reads import overview, rollouts
-from deployments.services import rollbacks
+from deployments.models import Rollout
+from deployments.reads import choices, rollouts
+from deployments.services import retries, rollbacks
 from deployments.services import rollouts as commands
-from portal.ui import services
 from portal.ui.errors import page, say
+from portal.ui.format import plural, words
 
-RELEASES_OFFERED = 50
+
+class ReasonForm(forms.Form):
+    reason = forms.CharField(
+        max_length=500, strip=True, error_messages={"required": "Say why: the audit trail keeps it."}
+    )
+
+    def arguments(self) -> dict[str, Any]:
+        """What the command is called with."""
+        return dict(self.cleaned_data)
+
+
+class Targets(forms.TypedMultipleChoiceField):
+    """Ids of targets; the command knows which of them there are."""
+
+    def valid_value(self, value: Any) -> bool:
+        return True
+
+
+class SkipForm(ReasonForm):
+    targets = Targets(coerce=UUID, error_messages={"required": "Choose at least one target."})
+
+
+class RetryForm(ReasonForm):
+    targets = Targets(coerce=UUID, required=False)
+    everything = forms.BooleanField(required=False)
+    """There are more than can be shown: all of them."""
+
+    def clean(self) -> None:
+        if not self.cleaned_data.get("targets") and not self.cleaned_data.get("everything"):
+            self.add_error("targets", "Choose at least one target.")
+
+    def arguments(self) -> dict[str, Any]:
+        found = dict(self.cleaned_data)
+        return found | {"targets": ()} if found.pop("everything") else found
+
+
+class RollbackForm(ReasonForm):
+    release = forms.UUIDField(required=False)
+    """Only where there are others than the last stable one."""
+
+    def arguments(self) -> dict[str, Any]:
+        return {"reason": self.cleaned_data["reason"], "release_id": self.cleaned_data["release"]}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,6 +78,11 @@ class Action:
     """What will happen, in the dialog."""
     style: str
     command: Callable[..., Rollout]
+    form: type[ReasonForm] = ReasonForm
+
+    @property
+    def has_choice(self) -> bool:
+        return self.form is not ReasonForm
 
 
 ACTIONS = {
@@ -50,6 +98,26 @@ ACTIONS = {
             commands.resume_rollout,
         ),
         Action(
+            "retry",
+            "rollout.retry",
+            "Retry failed targets?",
+            "Retry failed targets",
+            "Nothing that succeeded is done again. After its end, a new rollout of the same release does it.",
+            "plain",
+            retries.retry_targets,
+            RetryForm,
+        ),
+        Action(
+            "skip",
+            "rollout.skip",
+            "Leave targets out?",
+            "Skip targets",
+            "The rollout goes on without them. What was changed on them stays as it is.",
+            "plain",
+            retries.skip_targets,
+            SkipForm,
+        ),
+        Action(
             "pause",
             "rollout.pause",
             "Pause this rollout?",
@@ -63,9 +131,10 @@ ACTIONS = {
             "rollout.rollback",
             "Roll this back?",
             "Roll back",
-            "Every target that was changed goes back to its last stable release.",
+            "Targets that were not changed are left alone.",
             "danger",
             rollbacks.roll_back_rollout,
+            RollbackForm,
         ),
         Action(
             "cancel",
@@ -80,93 +149,99 @@ ACTIONS = {
 }
 
 
-class ReasonForm(forms.Form):
-    reason = forms.CharField(
-        max_length=500, strip=True, error_messages={"required": "Say why: the audit trail keeps it."}
-    )
+@dataclasses.dataclass(frozen=True, slots=True)
+class Option:
+    """A target with its checkbox."""
 
-
-class DeployForm(forms.Form):
-    release = forms.UUIDField(error_messages={"required": "Choose a release."})
-    environment = forms.UUIDField(error_messages={"required": "Choose an environment."})
-    reason = forms.CharField(max_length=500, strip=True, required=False)
+    id: UUID
+    name: str
+    region: str
+    state: str
+    label: str
+    error: str
+    is_checked: bool
 
 
 @page
 @require_http_methods(["GET", "HEAD", "POST"])
 def steer(request: HttpRequest, actor: Actor, rollout_id: UUID, action: str) -> HttpResponse:
-    chosen = ACTIONS.get(action)
-    if chosen is None:
-        raise NotFound
-    rollout = rollouts.get(actor, rollout_id)
-    access.require(actor, chosen.verb, rollout)
-    form = ReasonForm(request.POST or None)
-    context = {"rollout": rollout, "action": chosen, "form": form}
+    chosen, rollout = _asked(actor, rollout_id, action)
+    form = chosen.form(request.POST or None)
+    context: dict[str, Any] = {"rollout": rollout, "action": chosen, "form": form}
     status = 200
     if request.method == "POST":
         status = 422
         if form.is_valid():
             try:
-                done = chosen.command(actor=actor, rollout_id=rollout_id, reason=form.cleaned_data["reason"])
+                done = chosen.command(actor=actor, rollout_id=rollout_id, **form.arguments())
                 return redirect("rollout", rollout_id=done.id)
             except (NotFound, NotAllowed):
                 raise
             except SlipwayError as error:
                 context |= say(error)
                 status = error.status
-    return render(request, "ui/steer.html", context, status=status)
+    return render(request, "ui/steer.html", context | _choice(chosen, rollout, form), status=status)
 
 
 @page
-@require_http_methods(["GET", "HEAD", "POST"])
-def deploy(request: HttpRequest, actor: Actor, name: str) -> HttpResponse:
-    service = services.get(actor, name, "rollout.create")
-    form = DeployForm(request.POST or None, initial=_asked(request))
-    refusal, status = {}, 200
-    if request.method == "POST":
-        status = 422
-        if form.is_valid():
-            try:
-                rollout = commands.start_rollout(
-                    actor=actor,
-                    service_id=service.id,
-                    environment_id=form.cleaned_data["environment"],
-                    release_id=form.cleaned_data["release"],
-                    reason=form.cleaned_data["reason"],
+def choice(request: HttpRequest, actor: Actor, rollout_id: UUID, action: str) -> HttpResponse:
+    """What there is to choose now, as a fragment for the dialog."""
+    chosen, rollout = _asked(actor, rollout_id, action)
+    context = {"rollout": rollout, "action": chosen} | _choice(chosen, rollout, chosen.form())
+    return render(request, "ui/steer_choice.html", context)
+
+
+def _asked(actor: Actor, rollout_id: UUID, action: str) -> tuple[Action, Rollout]:
+    chosen = ACTIONS.get(action)
+    if chosen is None:
+        raise NotFound
+    rollout = rollouts.get(actor, rollout_id)
+    access.require(actor, chosen.verb, rollout)
+    return chosen, rollout
+
+
+def _choice(action: Action, rollout: Rollout, form: ReasonForm) -> dict[str, Any]:
+    match action.name:
+        case "retry":
+            found = choices.retryable(rollout)
+            return {
+                "options": _options(found, _ticked(form, [row.target_id for row in found.rows])),
+                "found": found,
+                "takes_all": not found.is_whole,
+            }
+        case "skip":
+            found = choices.skippable(rollout)
+            return {"options": _options(found, _ticked(form, [])), "found": found}
+        case "rollback":
+            back = choices.way_back_of(rollout)
+            targets = [
+                (
+                    f"{plural(number, 'target')} to {version}"
+                    if version
+                    else f"{plural(number, 'target')} to nothing"
                 )
-                return redirect("rollout", rollout_id=rollout.id)
-            except (NotFound, NotAllowed):
-                raise
-            except SlipwayError as error:
-                refusal, status = say(error), error.status
-    chosen = {field: str(form[field].value() or "") for field in ("release", "environment", "reason")}
-    context = {
-        "service": service,
-        "form": form,
-        "chosen": chosen,
-        "releases": _releases(service, chosen["release"]),
-        "environments": _environments(service),
-        "strategy": services.strategy_lines(service.strategy),
-    } | refusal
-    return render(request, "ui/deploy.html", context, status=status)
+                for version, number in back.targets
+            ]
+            return {"back": back, "back_targets": targets}
+    return {}
 
 
-def _asked(request: HttpRequest) -> dict[str, str]:
-    return {name: request.GET.get(name, "")[:100] for name in ("release", "environment", "reason")}
+def _ticked(form: ReasonForm, by_default: Sequence[UUID]) -> set[str]:
+    if form.is_bound:
+        return {str(one) for one in form["targets"].value() or ()}
+    return {str(one) for one in by_default}
 
 
-def _releases(service: Service, chosen: str) -> list[tuple[str, str]]:
-    """The newest releases, and the chosen one even when it is older."""
-    newest = list(Release.objects.filter(service=service).order_by("-id")[:RELEASES_OFFERED])
-    if chosen and chosen not in {str(release.id) for release in newest} and len(chosen) == 36:
-        newest += list(Release.objects.filter(service=service, id=chosen))
+def _options(found: choices.Choosable, ticked: set[str]) -> list[Option]:
     return [
-        (str(release.id), f"{release.version}  {release.commit_message.partition(chr(10))[0][:60]}".strip())
-        for release in newest
+        Option(
+            id=row.target_id,
+            name=row.target.name,
+            region=row.target.region.name,
+            state=row.state,
+            label=words(row.state),
+            error=row.error,
+            is_checked=str(row.target_id) in ticked,
+        )
+        for row in found.rows
     ]
-
-
-def _environments(service: Service) -> list[tuple[Environment, overview.Cell]]:
-    """Environments in which it has targets first: the others can only be refused."""
-    cells = {cell.environment: cell for cell in overview.cells_of(service)}
-    return [(one, cells[one.name]) for one in overview.environments() if cells[one.name].targets]
