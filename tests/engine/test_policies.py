@@ -163,9 +163,8 @@ def test_a_silent_agent_halts_the_batch_and_nothing_is_assumed(
     assert Task.objects.filter(rollout=rollout, target__name="orders-01", kind="activate").count() == 1
 
 
-def test_nothing_is_begun_on_a_target_of_a_silent_agent(
-    updating: Any, driver: Driver, other_agent: Agent
-) -> None:
+def test_nothing_is_begun_on_a_target_of_a_silent_agent(updating: Any, driver: Driver, world: World) -> None:
+    other_agent = world.agent_named("other")
     rollout = updating(batch=6)
     last = Batch.objects.get(rollout=rollout, position=1)
     Target.objects.filter(progress__batch=last).update(agent=other_agent)
