@@ -1,5 +1,6 @@
 """How a service rolls out: the parameters that hold, in words, and where they differ by environment."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,6 +12,7 @@ from deployments.errors import Invalid
 from deployments.models import Environment, Service
 from deployments.services import policies
 from deployments.strategies import registry
+from deployments.strategies.base import Params, Strategy
 from portal.ui.format import duration, words
 
 Lines = list[tuple[str, object]]
@@ -24,6 +26,13 @@ SAID: dict[tuple[str, object], str] = {
     ("max_unavailable", 0): "a whole batch",
 }
 """Values that say nothing by themselves."""
+
+
+TITLES = {
+    "silent_seconds": "silent after",
+    "retry_base_seconds": "first retry within",
+    "retry_max_seconds": "later retries within",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,18 +61,22 @@ def lines(definition: dict[str, Any]) -> Lines:
     except Invalid:
         # It was valid when it was written; a plug-in that has gone must not take the page with it.
         return list(definition.items())
-    return [("strategy", strategy.name), *params_lines(msgspec.to_builtins(params))]
+    return [("strategy", strategy.name), *params_lines(_ordered(strategy, msgspec.to_builtins(params)))]
 
 
 def plan_lines(plan: dict[str, Any]) -> Lines:
     """A frozen plan's strategy and parameters; the database does not keep their order."""
     name, params = plan.get("strategy", ""), plan.get("params", {})
-    try:
-        fields = registry.get(name).params.__struct_fields__
-    except Invalid:
-        fields = ()
-    ordered = {field: params[field] for field in fields if field in params}
-    return [("strategy", name), *params_lines(ordered | params)]
+    with contextlib.suppress(Invalid):  # a plug-in that has gone
+        params = _ordered(registry.get(name), params)
+    return [("strategy", name), *params_lines(params)]
+
+
+def _ordered(strategy: Strategy, params: dict[str, Any]) -> dict[str, Any]:
+    """What is the strategy's own first, then what all of them understand."""
+    fields = strategy.params.__struct_fields__
+    own = [field for field in fields if field not in Params.__struct_fields__]
+    return {field: params[field] for field in (*own, *fields) if field in params} | params
 
 
 def params_lines(params: dict[str, Any]) -> Lines:
@@ -71,7 +84,7 @@ def params_lines(params: dict[str, Any]) -> Lines:
 
 
 def _line(name: str, value: Any) -> tuple[str, object]:
-    title = words(name.removesuffix("_seconds"))
+    title = TITLES.get(name) or words(name.removesuffix("_seconds"))
     if name.endswith("_seconds") and isinstance(value, int):
         return title, duration(timedelta(seconds=value)) if value else "none"
     is_plain = value is None or isinstance(value, int | str)

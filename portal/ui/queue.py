@@ -31,7 +31,7 @@ class WaiterRow:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentQueue:
     name: str
-    limit: str
+    limit: int | None
     moving: Sequence[RolloutRow]
     moving_total: int
     hidden: int
@@ -65,7 +65,7 @@ def blocked(place: queue.Place) -> str:
 def _environment(one: queue.QueueOf, now: datetime) -> EnvironmentQueue:
     return EnvironmentQueue(
         name=one.environment.name,
-        limit=f"of {one.environment.max_active} at most" if one.environment.max_active else "",
+        limit=one.environment.max_active,
         moving=rollout_rows(one.moving, now),
         moving_total=one.moving_total,
         hidden=one.moving_total - len(one.moving),

@@ -11,7 +11,7 @@ from django.utils import timezone
 from deployments.domain.actor import Actor
 from deployments.domain.states import RolloutState
 from deployments.models import Rollout
-from deployments.reads import overview, queue, rollouts
+from deployments.reads import overview, rollouts
 from portal.ui.bars import bar
 from portal.ui.errors import page
 from portal.ui.format import ago, duration, short, words
@@ -96,7 +96,6 @@ def events(request: HttpRequest, actor: Actor, rollout_id: UUID) -> HttpResponse
 def _status(actor: Actor, rollout: Rollout, progress: rollouts.Progress) -> dict[str, Any]:
     now = timezone.now()
     waiting = rollouts.waiting_of(rollout)
-    place = queue.places([rollout]).get(rollout.pk)
     offered = set(rollouts.actions(actor, rollout, progress.counts))
     # Where somebody has to act, what helps stands beside the reason; else all buttons stand in the header.
     needs_somebody = waiting is not None and waiting.kind in NEEDS_SOMEBODY
@@ -111,7 +110,6 @@ def _status(actor: Actor, rollout: Rollout, progress: rollouts.Progress) -> dict
         "waits_for": WAITS.get(waiting.kind, (words(waiting.kind), "pending")) if waiting else (),
         "waiting_since": ago(waiting.since, now) if waiting else "",
         "deadline": ago(waiting.deadline, now) if waiting and waiting.deadline else "",
-        "place": place,
         "priority": "" if rollout.priority == Rollout.Priority.NORMAL else rollout.get_priority_display(),
         "elapsed": duration((ended or now) - rollout.started_at) if rollout.started_at else "",
         "is_ticking": bool(rollout.started_at and not ended),

@@ -23,6 +23,8 @@ class Tile:
     label: str
     old: str
     new: str
+    is_touched: bool
+    """Whether the new release was sent here; one that is skipped afterwards keeps it."""
     error: str
 
 
@@ -50,6 +52,7 @@ def tiles(rollout: Rollout, rows: Iterable[RolloutTarget], errors: Mapping[UUID,
             label=words(row.state),
             old=row.previous_release.version if row.previous_release else "empty",
             new=rollout.release.version,
+            is_touched=row.touched,
             error=row.error or errors.get(row.id, ""),
         )
         for row in rows

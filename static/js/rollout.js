@@ -46,6 +46,7 @@ function changeTile({ id, after, reason }) {
   const tile = document.getElementById(`target-${id}`);
   if (!tile) return;
   tile.dataset.state = after.state;
+  if (after.state === "activating") tile.dataset.touched = "";
   tile.querySelector(".tile-state").textContent = words(after.state);
   if (reason || !PUT_BACK.has(after.state)) tile.querySelector(".tile-error").textContent = reason ?? "";
   flash(tile);
