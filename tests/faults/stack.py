@@ -60,9 +60,18 @@ class Program:
 
     def start(self) -> None:
         with self.log.open("ab") as output:
+            # A session of its own: what is sent to all of its group must not reach the tests.
             self.process = subprocess.Popen(
-                self.command, env=self._environment, stdout=output, stderr=subprocess.STDOUT
+                self.command,
+                env=self._environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -74,10 +83,29 @@ class Program:
         assert self.process is not None
         self.process.wait()
 
+    def freeze(self) -> None:
+        """Stop it with all that it has forked, as a suspended machine would; `thaw` lets it go on."""
+        for pid in self._family():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self._family():
+            os.kill(pid, signal.SIGCONT)
+
+    def _family(self) -> list[int]:
+        """The process and its forks. What an agent has started has a session of its own and is none."""
+        assert self.process is not None
+        found = [self.process.pid] if self.runs else []
+        for pid in found:
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                forks = [int(word) for word in children.read_text().split()]
+                found += [fork for fork in forks if os.getsid(fork) == self.process.pid]
+        return found
+
     def stop(self) -> None:
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None or not self.runs:
             return
-        self.send(signal.SIGCONT)
+        self.thaw()
         self.send(signal.SIGTERM)
         try:
             self.process.wait(15)
