@@ -10,35 +10,57 @@ from django.db.models.functions import Now
 from django_q.models import Task as JobResult
 
 from deployments import queueing
+from deployments.agents import liveness
+from deployments.domain.actor import Actor
 from deployments.engine import sweep
 from deployments.models import IdempotencyKey
+from deployments.services.repairs import repair_drift
 
 log = structlog.get_logger(__name__)
 
 LEADER_LOCK = 0x51197A7
 INTERVAL_SECONDS = 0.2
+SILENCE_EVERY_SECONDS = 1.0
 SWEEP_EVERY_SECONDS = 2.0
+REPAIR_EVERY_SECONDS = 3.0
 TIDY_EVERY_SECONDS = 3600.0
 FAILED_JOBS_KEPT = timedelta(days=30)
 
 
+class Rhythm:
+    """Work that is due every so many seconds; the first time at once."""
+
+    def __init__(self, every_seconds: float) -> None:
+        self._every_seconds = every_seconds
+        self._due_at = 0.0
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._due_at:
+            return False
+        self._due_at = now + self._every_seconds
+        return True
+
+
 def run(stop: threading.Event) -> None:
     """Work until `stop` is set; survives a database that goes away."""
-    swept_at = tidied_at = -TIDY_EVERY_SECONDS
+    silence, sweeps = Rhythm(SILENCE_EVERY_SECONDS), Rhythm(SWEEP_EVERY_SECONDS)
+    repairs, tidying = Rhythm(REPAIR_EVERY_SECONDS), Rhythm(TIDY_EVERY_SECONDS)
     while not stop.wait(INTERVAL_SECONDS):
         try:
             if not _leads():
                 continue
-            now = time.monotonic()
             found = sweep.due()
-            if now - swept_at >= SWEEP_EVERY_SECONDS:
+            if sweeps.is_due():
                 found += sweep.lost()
-                swept_at = now
-            if now - tidied_at >= TIDY_EVERY_SECONDS:
-                _forget()
-                tidied_at = now
             for rollout_id in dict.fromkeys(found):
                 queueing.tick(rollout_id)
+            if silence.is_due():
+                liveness.note_silence()
+            if repairs.is_due():
+                repair_drift(actor=Actor.system("clock"))
+            if tidying.is_due():
+                _forget()
         except OperationalError as error:
             log.warning("the database is away", error=str(error).splitlines()[0])
             close_old_connections()

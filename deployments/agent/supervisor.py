@@ -104,7 +104,8 @@ class Supervisor:
         health = self._monitor.health if self._monitor and instance else "unknown"
         status: Literal["empty", "starting", "running", "stopped", "crashed"] = self._idle
         if instance is not None:
-            status = "starting" if health == "unknown" and self._idle == "starting" else "running"
+            comes_up = self._idle in ("starting", "crashed") and health == "unknown"
+            status = "starting" if comes_up else "running"
         elif status == "crashed":
             health = "unhealthy"
         return protocol.TargetReport(

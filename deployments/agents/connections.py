@@ -5,7 +5,9 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
+from deployments import queueing
 from deployments.agents import texts
+from deployments.domain.states import MOVING
 from deployments.models import Agent, Target
 
 CHANNEL = "slipway_agents"
@@ -17,10 +19,20 @@ CONNECT = """
         hostname = %(hostname)s, software = %(software)s
     WHERE id = %(agent)s AND revoked_at IS NULL RETURNING id
 """
+# In the order of ids, as everybody who locks several agents: two web processes must not block each other.
 DISCONNECT = """
-    UPDATE deployments_agent SET connected_to = ''
-    FROM unnest(%s::uuid[], %s::text[]) AS held(id, place)
-    WHERE deployments_agent.id = held.id AND connected_to = held.place
+    WITH left_here AS (
+        SELECT agent.id FROM deployments_agent agent
+        JOIN unnest(%s::uuid[], %s::text[]) AS held(id, place)
+          ON agent.id = held.id AND agent.connected_to = held.place
+        ORDER BY agent.id FOR NO KEY UPDATE OF agent)
+    UPDATE deployments_agent SET connected_to = '' FROM left_here WHERE deployments_agent.id = left_here.id
+"""
+ROLLOUTS = """
+    SELECT DISTINCT rollout.id FROM deployments_target target
+    JOIN deployments_rollouttarget progress ON progress.target_id = target.id
+    JOIN deployments_rollout rollout ON rollout.id = progress.rollout_id
+    WHERE target.agent_id = %s AND rollout.state = ANY(%s) ORDER BY rollout.id
 """
 
 
@@ -33,6 +45,7 @@ def key_of(agent_id: UUID) -> bytes | None:
 def connect(agent_id: UUID, place: str, *, hostname: str, software: str) -> dict[str, str] | None:
     """Note that the agent's socket is at `place`, which names web process and connection.
 
+    The engine is woken for the moving rollouts that the agent takes part in: they may have waited for it.
     Returns what the agent serves, target id -> name, or None when it was revoked in the meantime.
     """
     with transaction.atomic(), connection.cursor() as cursor:
@@ -49,7 +62,11 @@ def connect(agent_id: UUID, place: str, *, hostname: str, software: str) -> dict
             return None
         cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, str(agent_id)])
         targets = Target.objects.filter(agent_id=agent_id).values_list("id", "name")
-        return {str(target_id): name for target_id, name in targets}
+        served = {str(target_id): name for target_id, name in targets}
+        cursor.execute(ROLLOUTS, [agent_id, sorted(MOVING)])
+        for (rollout_id,) in cursor.fetchall():
+            queueing.tick(rollout_id)
+        return served
 
 
 def disconnect(held: Mapping[UUID, str]) -> None:

@@ -6,6 +6,7 @@ second delivery harmless.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -14,8 +15,10 @@ from django.db import connection, transaction
 from deployments import protocol
 from deployments.agents import inbox
 from deployments.agents.instructions import OpenTask, frame, load_releases
+from deployments.agents.signing import sign
 from deployments.domain.states import TASK_OPEN
 from deployments.errors import Invalid
+from deployments.models.base import new_id
 
 CHANNEL = "slipway_outbox"
 
@@ -49,6 +52,23 @@ FORGET = """
     SELECT DISTINCT task.agent_id FROM deployments_task task
     WHERE task.agent_id = ANY(%(agents)s) AND task.state = ANY(%(open)s) AND task.sent_at IS NOT NULL
       AND NOT EXISTS (SELECT FROM sent WHERE sent.id = task.id)
+"""
+# Tasks that were sent and then cancelled: their agents are to give them up. What was said to a connection
+# that is gone is said again, and what the agent has answered by now is not.
+CANCEL = """
+    WITH due AS (
+        SELECT task.id FROM deployments_task task JOIN deployments_agent agent ON agent.id = task.agent_id
+        WHERE task.agent_id = ANY(%(agents)s) AND task.state = 'cancelled' AND task.expires_at > now()
+          AND task.sent_at IS NOT NULL
+          AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
+          AND (task.cancel_sent_at IS NULL OR task.cancel_sent_at < agent.connected_at)
+          AND NOT EXISTS (SELECT FROM deployments_taskreport report
+                          WHERE report.task_id = task.id AND report.status <> 'accepted')
+        ORDER BY task.id LIMIT %(limit)s FOR NO KEY UPDATE OF task SKIP LOCKED)
+    UPDATE deployments_task task SET cancel_sent_at = clock_timestamp()
+    FROM due, deployments_target target WHERE task.id = due.id AND target.id = task.target_id
+    RETURNING task.id, task.agent_id, task.rollout_id, task.attempt, task.fence, task.expires_at,
+        task.request_id, target.id, target.name
 """
 FIELDS = OpenTask.__slots__
 AT_ONCE = 1000
@@ -88,6 +108,19 @@ def take(agent_ids: Sequence[UUID]) -> list[Sent]:
     return frames
 
 
+def cancel(agent_ids: Sequence[UUID]) -> list[Sent]:
+    """Return a frame for each task of these agents that was sent and then cancelled, once a connection."""
+    if not agent_ids:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(CANCEL, {"agents": list(agent_ids), "limit": AT_ONCE})
+        rows = cursor.fetchall()
+    return [
+        (agent_id, task_id, sign(_cancel(task_id, agent_id, *rest)))
+        for task_id, agent_id, *rest in sorted(rows)
+    ]
+
+
 def resend(agent_ids: Sequence[UUID]) -> tuple[list[Sent], set[UUID]]:
     """As `take`, with the open tasks that were sent before: for agents that have just connected.
 
@@ -108,6 +141,31 @@ def _mark(agent_ids: Sequence[UUID]) -> list[OpenTask]:
     facts = [dict(zip(FIELDS, row, strict=True)) for row in rows]
     tasks = [OpenTask(**fact | {"variables": msgspec.json.decode(fact["variables"])}) for fact in facts]
     return sorted(tasks, key=lambda task: task.task_id)
+
+
+def _cancel(
+    task_id: UUID,
+    agent_id: UUID,
+    rollout_id: UUID,
+    attempt: int,
+    fence: int,
+    expires_at: datetime,
+    request_id: str,
+    target_id: UUID,
+    target_name: str,
+) -> protocol.Cancel:
+    return protocol.Cancel(
+        agent_id=str(agent_id),
+        task_id=str(new_id()),
+        attempt=attempt,
+        fence=fence,
+        expires_at=expires_at.timestamp(),
+        target_id=str(target_id),
+        target_name=target_name,
+        rollout_id=str(rollout_id),
+        request_id=request_id,
+        cancels=str(task_id),
+    )
 
 
 def _invalid_config(task: OpenTask, error: Invalid) -> protocol.TaskReport:

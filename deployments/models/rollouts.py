@@ -247,6 +247,8 @@ class Task(Row):
     request_id = models.CharField(max_length=64, blank=True)
     sent_at = models.DateTimeField(null=True, blank=True)
     """When it was last written to the agent's socket."""
+    cancel_sent_at = models.DateTimeField(null=True, blank=True)
+    """When the agent was last told to give it up."""
     finished_at = models.DateTimeField(null=True, blank=True)
     error_code = models.CharField(max_length=64, blank=True)
     error = models.CharField(max_length=1000, blank=True)
@@ -265,6 +267,9 @@ class Task(Row):
         )
         indexes = (
             models.Index(fields=("agent", "id"), condition=Q(state__in=sorted(TASK_OPEN)), name="task_open"),
+            models.Index(
+                fields=("agent", "expires_at"), condition=Q(state=TaskState.CANCELLED), name="task_cancelled"
+            ),
             models.Index(fields=("rollout", "id"), name="task_of_rollout"),
         )
 

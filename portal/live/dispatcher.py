@@ -135,11 +135,23 @@ class Dispatcher:
                 await asyncio.sleep(RETRY_SECONDS)
                 self._wake.set()
                 continue
-            for agent_id, _task_id, frame in frames:
-                if socket := self.connected.get(agent_id):
-                    socket.outlet.write(frame)
+            self._write_frames(frames)
             if len(frames) >= outbox.AT_ONCE:
                 self._wake.set()
+            await self._send_cancellations()
+
+    async def _send_cancellations(self) -> None:
+        """After the tasks, in the same loop: a cancellation must not overtake what it cancels."""
+        try:
+            self._write_frames(await self._database.run(outbox.cancel, list(self.connected)))
+        except (DatabaseError, InterfaceError) as error:
+            # Some may have been marked and not been handed over; the tasks then run to their end.
+            logger.warning("live.cancel_failed", error=str(error))
+
+    def _write_frames(self, frames: Sequence[outbox.Sent]) -> None:
+        for agent_id, _task_id, frame in frames:
+            if socket := self.connected.get(agent_id):
+                socket.outlet.write(frame)
 
     async def drop_lost(self) -> None:
         """Close the sockets of agents that were revoked or connected elsewhere, until cancelled."""
@@ -221,13 +233,13 @@ def _ages(heard_at: Sequence[float]) -> list[float]:
 
 
 def _observe(lot: Sequence[Beat]) -> set[str]:
-    observations.are_alive({beat.agent_id for beat in lot})
     observed = observations.observe(
         [
             Observation(beat.agent_id, target, age)
             for beat, age in zip(lot, _ages([beat.heard_at for beat in lot]), strict=True)
             for target in beat.targets
-        ]
+        ],
+        alive={beat.agent_id for beat in lot},
     )
     return {str(target_id) for target_id in observed.written}
 

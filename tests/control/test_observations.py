@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from audit.models import Entry
 from deployments import protocol
-from deployments.agents import connections, liveness, logs, observations
+from deployments.agents import connections, logs, observations
 from deployments.agents.observations import Observation
 from deployments.models import Agent, Event, LogChunk, QueuedJob, Service, Target
 from tests.engine.driver import Driver
@@ -41,8 +41,9 @@ def test_heartbeats_of_a_thousand_agents_cost_what_one_costs(world: World) -> No
     for name, count in (("one", 1), ("thousand", 1000)):
         targets = many_agents(world, world.service(name, targets=0), count)
         with CaptureQueriesContext(connection) as queries:
-            observations.are_alive({target.agent_id for target in targets if target.agent_id})
-            assert len(observations.observe([seen(target) for target in targets]).written) == count
+            agents = {target.agent_id for target in targets if target.agent_id}
+            assert len(observations.observe([seen(target) for target in targets], agents).written) == count
+        assert [query["sql"].split()[0] for query in queries].count("WITH") == 1, "all is written in one"
         costs.append(len(queries))
     assert costs[0] == costs[1] <= 6
     assert Target.objects.filter(health="healthy", reported__status="running").count() == 1001
@@ -113,8 +114,9 @@ def test_a_change_wakes_the_rollout_that_the_target_is_in(
         observations.observe([seen(target, **change)])
     assert QueuedJob.objects.get().coalesce_key == f"tick:{rollout.id}"
     told = Event.objects.filter(rollout=rollout)[number:]
-    assert [event.kind for event in told] == (["target.health"] if "health" in change else [])
-    assert Entry.objects.count() == entries
+    kinds = {"health": ["target.health"], "status": [], "release": ["target.drift"]}
+    assert [event.kind for event in told] == kinds[next(iter(change))]
+    assert Entry.objects.count() == entries + ("release" in change), "drift alone is evidence"
 
 
 def test_a_change_outside_a_rollout_wakes_nobody(catalog: World, orders: Service) -> None:
@@ -145,20 +147,6 @@ def test_output_beyond_the_newest_chunks_is_pruned(catalog: World, orders: Servi
     texts = list(LogChunk.objects.filter(target=first).values_list("text", flat=True))
     assert texts == [str(number) for number in range(30, 230)]
     assert LogChunk.objects.get(target=second).dropped == 0
-
-
-def test_an_agent_is_silent_after_three_heartbeats(world: World, settings: Any) -> None:
-    now = timezone.now()
-    seconds = settings.SLIPWAY.heartbeat_seconds
-    for name, ago in (("fresh", 2.9), ("late", 3.1)):
-        agent = world.agent_named(name)
-        Agent.objects.filter(pk=agent.pk).update(last_seen_at=now - timedelta(seconds=ago * seconds))
-    world.agent_named("never")
-    revoked = world.agent_named("revoked")
-    Agent.objects.filter(pk=revoked.pk).update(revoked_at=now)
-    found = {agent.name for agent in liveness.silent(now)}
-    assert found == {"late", "never"}
-    assert all(agent.is_silent(now, seconds) for agent in liveness.silent(now))
 
 
 def test_a_connection_ends_only_where_it_is_the_last(world: World) -> None:

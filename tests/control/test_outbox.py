@@ -181,3 +181,55 @@ def test_a_configuration_too_large_once_filled_in_does_not_start(
     with pytest.raises(Invalid, match="Shorten them"):
         driver.start(orders, "2.0")
     assert not Rollout.objects.exists()
+
+
+def cancelled(world: World) -> dict[str, protocol.AnyInstruction]:
+    """What the agent is told to give up, by task."""
+    return {str(task_id): instruction(frame) for _, task_id, frame in outbox.cancel([world.agent.id])}
+
+
+def test_a_task_that_was_sent_and_cancelled_is_to_be_given_up(rollout: Rollout, world: World) -> None:
+    sent, unsent, goes_on = Task.objects.order_by("id")[:3]
+    outbox.take([world.agent.id])
+    Task.objects.filter(pk=unsent.pk).update(sent_at=None)
+    assert cancelled(world) == {}
+    Task.objects.filter(pk__in=[sent.pk, unsent.pk]).update(state="cancelled")
+    (told,) = cancelled(world).values()
+    assert isinstance(told, protocol.Cancel)
+    assert (told.cancels, told.attempt, told.fence) == (str(sent.id), sent.attempt, sent.fence)
+    assert (told.agent_id, told.target_id) == (str(world.agent.id), str(sent.target_id))
+    assert told.task_id not in (str(sent.id), str(goes_on.id))
+    assert told.expires_at == pytest.approx(sent.expires_at.timestamp())
+    assert cancelled(world) == {}, "once is enough while the connection lasts"
+
+
+def test_a_cancellation_survives_the_loss_of_the_connection(rollout: Rollout, world: World) -> None:
+    outbox.take([world.agent.id])
+    task = Task.objects.earliest("id")
+    Task.objects.filter(pk=task.pk).update(state="cancelled")
+    assert list(cancelled(world)) == [str(task.id)]
+    # Within one transaction the database's now() stands still: the connection is younger than what was said.
+    type(world.agent).objects.filter(pk=world.agent.pk).update(connected_at=timezone.now())
+    Task.objects.filter(pk=task.pk).update(cancel_sent_at="2026-01-01T00:00:00Z")
+    assert list(cancelled(world)) == [str(task.id)]
+
+
+def test_what_is_answered_or_too_late_is_not_cancelled_any_more(
+    driver: Driver, rollout: Rollout, world: World
+) -> None:
+    outbox.take([world.agent.id])
+    answered, accepted, expired = Task.objects.order_by("id")[:3]
+    driver.report(answered)
+    driver.report(accepted, "accepted")
+    tasks = Task.objects.filter(pk__in=[answered.pk, accepted.pk, expired.pk])
+    tasks.update(state="cancelled")
+    Task.objects.filter(pk=expired.pk).update(expires_at="2026-01-01T00:00:00Z")
+    assert list(cancelled(world)) == [str(accepted.id)]
+
+
+def test_nobody_elses_cancellations_are_sent(rollout: Rollout, world: World) -> None:
+    outbox.take([world.agent.id])
+    Task.objects.update(state="cancelled")
+    assert outbox.cancel([world.agent_named("idle").id]) == []
+    assert outbox.cancel([]) == []
+    assert len(cancelled(world)) == 12

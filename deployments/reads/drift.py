@@ -1,0 +1,44 @@
+"""What differs on targets from what should run there, for pages and API."""
+
+from collections.abc import Collection
+from uuid import UUID
+
+from django.db.models import Count
+from django.utils import timezone
+
+from deployments.domain import drift
+from deployments.engine import repairs
+from deployments.models import Environment, Target
+
+
+def sentence(target: Target) -> str:
+    """How what runs on `target` differs from what should; empty where it does not. Reads its `release`."""
+    if not target.drift:
+        return ""
+    version = target.release.version if target.release else ""
+    return drift.sentence(target.drift, drift.read(target.id, target.reported), version)
+
+
+def outlook(target: Target) -> str:
+    """When it will be put right; empty where there is nothing to, or the environment only shows it.
+
+    Reads its `region__environment`, and one list of rollouts.
+    """
+    environment = target.region.environment
+    if not target.drift_since or environment.on_drift != Environment.OnDrift.REPAIR:
+        return ""
+    if target.release_id is None or target.release_id != target.stable_release_id:
+        return "It is not repaired by itself: what was sent there last has not proved itself yet."
+    return drift.outlook(repairs.ended(target.service_id, environment.id), target.drift_since, timezone.now())
+
+
+def counts(service_ids: Collection[UUID]) -> dict[tuple[UUID, UUID], int]:
+    """(Service id, environment id) -> how many targets drift there; those without are left out."""
+    rows = (
+        Target.objects.exclude(drift="")
+        .filter(service__in=service_ids)
+        .order_by()
+        .values_list("service_id", "region__environment_id")
+        .annotate(targets=Count("id"))
+    )
+    return {(service_id, environment_id): targets for service_id, environment_id, targets in rows}
