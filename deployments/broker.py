@@ -288,9 +288,9 @@ class PostgresBroker(Broker):
 def _counted(payload: str) -> str:
     """The job as a call of RUN_AGAIN with what it calls; one that is not ours is left to `fail`."""
     try:
-        job = SignedPackage.loads(payload)  # type: ignore[no-untyped-call]
+        job = cast("dict[str, Any]", SignedPackage.loads(payload))
     except (TypeError, BadSignature):
         return payload
     job["args"] = (job["func"], *job["args"])
     job["func"] = RUN_AGAIN
-    return cast("str", SignedPackage.dumps(job))  # type: ignore[no-untyped-call]
+    return SignedPackage.dumps(job)

@@ -5,7 +5,6 @@ lease lost, a deadlock, a database that goes away) is tried again soon. Anything
 counted where people can see it, tried again later each time, and in the end left alone.
 """
 
-from collections.abc import Callable
 from pydoc import locate
 from typing import Any
 from uuid import UUID
@@ -37,18 +36,22 @@ def run_again(function: str, *args: Any) -> None:
     The attempt is counted before it begins. A job that kills each worker is in quarantine after a few.
     """
     subject = str(args[0]) if args else ""
-    if not faults.count_attempt(actor=Actor.system("worker"), function=function, subject=subject):
-        return
     if function == queueing.TICK:
         # The dead worker's lease would stand in the way for as long as it had asked for.
         lease.free(UUID(subject))
+    if not faults.count_attempt(actor=Actor.system("worker"), function=function, subject=subject):
+        return
+    if function == queueing.TICK:
         _tick(subject, is_counted=True)
         return
-    called = locate(function)
-    if not isinstance(called, Callable):  # type: ignore[arg-type]
+    called: Any = locate(function)
+    if not callable(called):
         raise LookupError(f"There is no job {function}")
-    called(*args)
-    faults.settle_fault(function=function, subject=subject, has_run=True)
+    try:
+        called(*args)
+    finally:
+        # However it ended, its worker is alive.
+        faults.settle_fault(function=function, subject=subject, has_run=True)
 
 
 def _tick(rollout_id: str, *, is_counted: bool) -> None:

@@ -29,13 +29,17 @@ TRACEBACK_BYTES = 20_000
 ERROR_LETTERS = 300
 NO_SURVIVOR = "No worker survived it: each process that ran it died or was stopped after its time"
 
+# An attempt that is counted before it begins has no traceback, and leaves an earlier one as it is.
 COUNT = """
-    INSERT INTO deployments_jobfault (function, subject, error, traceback, failures, released_by)
+    INSERT INTO deployments_jobfault AS fault (function, subject, error, traceback, failures, released_by)
     VALUES (%(function)s, %(subject)s, %(error)s, %(traceback)s, 1, '')
     ON CONFLICT (function, subject) WHERE released_at IS NULL
-    DO UPDATE SET failures = deployments_jobfault.failures + %(more)s, last_at = statement_timestamp(),
-                  error = excluded.error, traceback = excluded.traceback
-    RETURNING id
+    DO UPDATE SET
+        failures = fault.failures + %(more)s, last_at = statement_timestamp(),
+        error = CASE WHEN excluded.traceback = '' AND fault.traceback <> '' THEN fault.error
+                     ELSE excluded.error END,
+        traceback = CASE WHEN excluded.traceback = '' THEN fault.traceback ELSE excluded.traceback END
+    WHERE fault.quarantined_at IS NULL
 """
 HOLD_BACK = """
     UPDATE deployments_rollout SET next_check_at = %(until)s
@@ -61,7 +65,8 @@ def note_fault(
     if function == queueing.TICK:
         # The sweep for due timers would bring it back at once.
         until = fault.last_at + timedelta(seconds=delay_seconds)
-        _execute(HOLD_BACK, {"id": UUID(subject), "until": until, "active": sorted(ACTIVE)})
+        with connection.cursor() as cursor:
+            cursor.execute(HOLD_BACK, {"id": UUID(subject), "until": until, "active": sorted(ACTIVE)})
     queueing.call(function, subject, delay_seconds=delay_seconds)
     return fault
 
@@ -123,7 +128,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _count(function: str, subject: str, error: str, traceback: str, *, more: int) -> JobFault:
-    values = {
+    values: dict[str, str | int] = {
         "function": function,
         "subject": subject,
         "error": error,
@@ -132,9 +137,7 @@ def _count(function: str, subject: str, error: str, traceback: str, *, more: int
     }
     with connection.cursor() as cursor:
         cursor.execute(COUNT, values)
-        row = cursor.fetchone()
-    assert row is not None
-    return JobFault.objects.get(pk=row[0])
+    return JobFault.objects.get(function=function, subject=subject, released_at__isnull=True)
 
 
 def _quarantine(actor: Actor, fault: JobFault) -> JobFault:
@@ -214,8 +217,3 @@ def _last_bytes(text: str) -> str:
 def _clean(text: str) -> str:
     """As the database can take it."""
     return text.encode(errors="replace").decode().replace("\0", "")
-
-
-def _execute(statement: str, values: dict[str, object]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, values)

@@ -58,7 +58,9 @@ def release(request: HttpRequest, actor: Actor, fault_id: int) -> HttpResponse:
     access.require(actor, "fault.release")
     form = ReasonForm(request.POST)
     if not form.is_valid():
-        return _page(request, actor, status=422, refused=fault_id, wrong=" ".join(form.errors["reason"]))
+        return _page(
+            request, actor, status=422, refused=fault_id, wrong=" ".join(map(str, form.errors["reason"]))
+        )
     try:
         fault = release_fault(actor=actor, fault_id=fault_id, reason=form.cleaned_data["reason"])
     except Invalid as error:

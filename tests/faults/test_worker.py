@@ -248,3 +248,20 @@ def test_a_rollout_that_the_engine_cannot_digest_ends_in_quarantine_until_it_is_
     until(lambda: Task.objects.filter(rollout=rollout, state="succeeded").count() == 12)
     rollout.refresh_from_db()
     assert rollout.waiting_on["kind"] not in ("fault", "engine")
+
+
+def test_a_rollout_whose_ticks_kill_their_workers_ends_in_quarantine(
+    jobs, tmp_path, catalog: World, owner: Person, admin: Person, orders: Service
+):
+    """Each dead worker leaves a lease behind, which must neither be waited for nor hide that it died."""
+    with running_worker(tmp_path / "deadly.log", jobs, DJANGO_SETTINGS_MODULE="tests.platform.deadly"):
+        rollout = Driver(catalog, owner).start(orders, "1.0")
+        until(lambda: Rollout.objects.get(pk=rollout.pk).quarantined_at, seconds=60)
+        until(lambda: not QueuedJob.objects.exists())
+    fault = JobFault.objects.get()
+    assert "No worker survived it" in fault.error
+    assert (fault.failures, fault.traceback) == (MAX_FAILURES, "")
+
+    with running_worker(tmp_path / "sound.log", jobs):
+        release_fault(actor=admin, fault_id=fault.pk, reason="The new version no longer crashes")
+        until(lambda: Task.objects.filter(rollout=rollout).count() == 12)

@@ -285,6 +285,17 @@ def test_a_job_that_kills_its_worker_each_time_goes_to_quarantine(rollout: Rollo
     assert JobFault.objects.get().quarantined_at == rollout.quarantined_at
 
 
+def test_what_the_traceback_said_is_not_lost_to_a_death(rollout: Rollout) -> None:
+    poison(rollout)
+    tick(rollout, MAX_FAILURES - 1)
+    before = JobFault.objects.get()
+    tasks.run_again(queueing.TICK, str(rollout.id))
+    tasks.run_again(queueing.TICK, str(rollout.id))
+    fault = JobFault.objects.get()
+    assert (fault.error, fault.traceback) == (before.error, before.traceback)
+    assert (fault.failures, fault.quarantined_at is not None) == (MAX_FAILURES, True)
+
+
 def test_a_job_that_was_only_near_a_death_is_forgotten(rollout: Rollout) -> None:
     tasks.run_again(queueing.TICK, str(rollout.id))
     assert not JobFault.objects.exists()
