@@ -11,7 +11,7 @@ SLOW   := faults browser live bench
 INSTALL_SELF = $(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --no-index --editable .
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo-reset test test-fast lint bench clean components check-python
+.PHONY: help up demo-reset test test-fast torture lint bench clean components check-python
 
 help:
 	@echo "make up          run Slipway here, with a demo of a rolling update; Ctrl-C stops it"
@@ -19,6 +19,7 @@ help:
 	@echo "make test        everything: lint, types, import contracts, all tests"
 	@echo "make test-fast   the same without the tests that start many processes"
 	@echo "make lint        style, types, import contracts"
+	@echo "make torture     N=1000 rollouts while everything is killed, stopped and cut off"
 	@echo "make bench       measure, and compare with other tools"
 	@echo "make clean       remove what the commands above made"
 
@@ -34,6 +35,11 @@ test: $(STAMPS)/dev components lint
 
 test-fast: $(STAMPS)/dev lint
 	$(PY) -m pytest $(PYTEST) $(SLOW:%=--ignore=tests/%)
+
+# SEED=7 makes the decisions of that run again, POINTS= leaves out the deaths at each commit point by turn.
+POINTS ?= yes
+torture: $(STAMPS)/dev
+	@$(PY) -m tests.faults.torture --rollouts $(or $(N),100) $(SEED:%=--seed %) $(if $(POINTS),--points)
 
 lint: $(STAMPS)/dev
 	$(VENV)/bin/ruff check .
