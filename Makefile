@@ -34,7 +34,7 @@ test: $(STAMPS)/dev components lint
 	$(PY) -m pytest $(PYTEST)
 
 test-fast: $(STAMPS)/dev lint
-	$(PY) -m pytest $(PYTEST) $(SLOW:%=--ignore=tests/%)
+	$(PY) -m pytest $(PYTEST) --hypothesis-profile=fast $(SLOW:%=--ignore=tests/%)
 
 # SEED=7 makes the decisions of that run again, POINTS= leaves out the deaths at each commit point by turn.
 POINTS ?= yes

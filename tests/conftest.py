@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import django
+import hypothesis
 import pytest
 
 pytest_plugins = ["tests.fixtures"]
@@ -59,6 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A log-in costs 0.2 s with the real hasher, and hundreds of tests log in.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     _flush_past_the_guards()
+    # `make test-fast`; the default is what `make test` runs.
+    hypothesis.settings.register_profile("fast", max_examples=10)
 
 
 def _flush_past_the_guards() -> None:

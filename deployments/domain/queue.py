@@ -4,7 +4,7 @@ A slot is bounded four times: one moving rollout of a service in an environment,
 environment, of the team and over all. The higher priority goes first; a rollout that has waited
 `AGING` counts as one priority higher. Among equals the team with the fewest rollouts that move or go
 before takes its turn (max-min fairness), then whoever came first. Nobody is held up by one that waits
-for another limit.
+for another limit, and a rollback is held up by none.
 """
 
 import heapq
@@ -32,6 +32,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     since: datetime
     moving: bool
+    exempt: bool = False
+    """A way back waits for its service alone, and for no limit."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +122,8 @@ def _blocked(
 ) -> tuple[Limit, int]:
     if (entry.service, entry.environment) in busy:
         return "service", 1
+    if entry.exempt:
+        return "", 0
     limit = limits.environments.get(entry.environment)
     if limit is not None and environments[entry.environment] >= limit:
         return "environment", limit

@@ -29,7 +29,8 @@ QUEUE = """
         'entries', (
             SELECT coalesce(json_agg(json_build_object(
                 'id', r.id, 'service', r.service_id, 'environment', r.environment_id, 'team', s.team_id,
-                'priority', r.priority, 'since', r.created_at, 'moving', r.state = ANY(%(moving)s))), '[]')
+                'priority', r.priority, 'since', r.created_at, 'moving', r.state = ANY(%(moving)s),
+                'exempt', r.kind = 'rollback')), '[]')
             FROM deployments_rollout r JOIN deployments_service s ON s.id = r.service_id
             WHERE r.state = ANY(%(active)s)),
         'environments', (

@@ -92,6 +92,7 @@ class Engine(RuleBasedStateMachine):
         self.stack.callback(transaction.set_rollback, True)
         self.activations: dict[tuple[UUID, UUID], int] = {}
         self.illnesses: dict[UUID, int] = {}
+        self.checked: set[tuple[UUID, Any, Any]] = set()
         now = timezone.now()
         team = Team.objects.create(name="shop")
         self.world = World(
@@ -293,7 +294,12 @@ class Engine(RuleBasedStateMachine):
         if not hasattr(self, "stack"):
             return
         for rollout in Rollout.objects.active():
-            for verb in (rollout.waiting_on or {}).get("unblock", ()):
+            waiting = rollout.waiting_on or {}
+            answer = (rollout.id, waiting.get("since"), waiting.get("sentence"))
+            if answer in self.checked:
+                continue
+            self.checked.add(answer)
+            for verb in waiting.get("unblock", ()):
                 with transaction.atomic():
                     self.check_verb(rollout, verb)
                     transaction.set_rollback(True)

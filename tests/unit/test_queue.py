@@ -21,6 +21,7 @@ def entry(
     priority: int = 1,
     waited: float = 0,
     moving: bool = False,
+    exempt: bool = False,
 ) -> Entry:
     return Entry(
         id=UUID(int=number),
@@ -30,6 +31,7 @@ def entry(
         priority=priority,
         since=NOW - timedelta(seconds=waited) + timedelta(microseconds=number),
         moving=moving,
+        exempt=exempt,
     )
 
 
@@ -67,6 +69,11 @@ def test_the_team_with_the_fewest_goes_first() -> None:
 def test_a_limit_of_a_team_leaves_room_to_others() -> None:
     entries = [entry(1, moving=True), entry(2), entry(3, team=2)]
     assert may_start(entries, teams={UUID(int=1): 1}) == [3]
+
+
+def test_a_way_back_waits_for_no_limit_but_for_its_own_service() -> None:
+    entries = [entry(1, service=7, moving=True), entry(2, exempt=True), entry(3, service=7, exempt=True)]
+    assert may_start([*entries, entry(4)], all=1, environments={UUID(int=1): 1}) == [2]
 
 
 def test_what_has_waited_long_enough_goes_before_what_is_more_urgent() -> None:
