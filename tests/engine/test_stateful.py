@@ -266,7 +266,7 @@ class Engine(RuleBasedStateMachine):
     def limits_hold(self) -> None:
         if not hasattr(self, "stack"):
             return
-        assert Rollout.objects.moving().count() <= LIMIT
+        assert Rollout.objects.moving().exclude(kind=Rollout.Kind.ROLLBACK).count() <= LIMIT
         for rollout in Rollout.objects.exclude(state__in=ACTIVE):
             assert not rollout.tasks.filter(state__in=TASK_OPEN).exists(), "a task outlives its rollout"
             assert not rollout.targets.filter(state__in=AT_WORK).exists(), "it ended in the middle of a step"
