@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import nacl.signing
 import pytest
@@ -10,11 +11,21 @@ from django.db import connection
 
 from audit.models import Entry
 from deployments.errors import NotAllowed, NotFound
-from deployments.models import Agent, Artifact, JobFault, Membership, Service
-from deployments.services import agents, catalog, faults, releases
+from deployments.models import (
+    Agent,
+    Artifact,
+    Hold,
+    JobFault,
+    Membership,
+    Rollout,
+    RolloutTarget,
+    Service,
+)
+from deployments.services import agents, catalog, faults, holds, releases, retries
 from portal.accounts import tokens
 from portal.accounts.models import User
-from tests.fixtures import CONFIG, Person, World
+from tests.engine.driver import Driver
+from tests.fixtures import CONFIG, Person, World, make_person
 
 EVERYBODY = ("admin", "owner", "teammate", "viewer", "outsider")
 
@@ -62,6 +73,27 @@ def create_release(world: World, actor: Person) -> Any:
         artifact_digest=Artifact.objects.get().digest,
         config_id=orders().configs.get().id,
     )
+
+
+def prepare_failure(world: World) -> None:
+    """A rollout that stands paused because a target failed."""
+    driver = Driver(world, make_person("starter", superuser=True))
+    rollout = driver.tick(driver.start(orders(), "1.0", on_failure="pause"))
+    driver.answer(rollout)
+    driver.answer(rollout, failing=["orders-01"])
+    assert rollout.state == "paused"
+
+
+def a_rollout() -> Rollout:
+    return Rollout.objects.get()
+
+
+def failed_target() -> UUID:
+    return RolloutTarget.objects.get(state="failed").target_id
+
+
+def a_release() -> UUID:
+    return orders().releases.get().id
 
 
 CASES = [
@@ -142,6 +174,50 @@ CASES = [
         may=ADMINS,
         hidden_from=(),
         prepare=lambda w: JobFault.objects.create(function="some.job", subject="x", error="x", traceback=""),
+    ),
+]
+
+CASES += [
+    Case(
+        "rollout.retry",
+        lambda w, a: retries.retry_targets(actor=a, rollout_id=a_rollout().id, reason="Mended"),
+        may=DEPLOYERS,
+        prepare=prepare_failure,
+    ),
+    Case(
+        "rollout.skip",
+        lambda w, a: retries.skip_targets(
+            actor=a, rollout_id=a_rollout().id, targets=[failed_target()], reason="Broken"
+        ),
+        may=DEPLOYERS,
+        records="target.skipped",
+        prepare=prepare_failure,
+    ),
+    Case(
+        "release.hold",
+        lambda w, a: holds.hold_release(actor=a, release_id=a_release(), reason="It loses orders"),
+        may=DEPLOYERS,
+        prepare=lambda w: w.release(orders(), "1.0") and None,
+    ),
+    Case(
+        "release.hold",
+        lambda w, a: holds.lift_hold(actor=a, release_id=a_release(), reason="It was the network"),
+        may=DEPLOYERS,
+        records="release.lift",
+        prepare=lambda w: Hold.objects.create(release=w.release(orders(), "1.0"), reason="x") and None,
+    ),
+    Case(
+        "environment.change",
+        lambda w, a: catalog.change_environment(actor=a, environment_id=w.prod.id, max_active=2),
+        may=ADMINS,
+        hidden_from=(),
+    ),
+    Case(
+        "team.limit",
+        lambda w, a: catalog.change_team(actor=a, team_id=w.team.id, max_active=2),
+        may=ADMINS,
+        hidden_from=(),
+        records="team.change",
     ),
 ]
 
