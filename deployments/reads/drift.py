@@ -1,5 +1,6 @@
 """What differs on targets from what should run there, for pages and API."""
 
+from collections import defaultdict
 from collections.abc import Collection
 from uuid import UUID
 
@@ -8,7 +9,10 @@ from django.utils import timezone
 
 from deployments.domain import drift
 from deployments.engine import repairs
-from deployments.models import Environment, Target
+from deployments.models import Environment, Service, Target
+
+SHOWN = 20
+"""Targets that drift which the page of a service names."""
 
 
 def sentence(target: Target) -> str:
@@ -42,3 +46,18 @@ def counts(service_ids: Collection[UUID]) -> dict[tuple[UUID, UUID], int]:
         .annotate(targets=Count("id"))
     )
     return {(service_id, environment_id): targets for service_id, environment_id, targets in rows}
+
+
+def of_service(service: Service) -> dict[str, list[Target]]:
+    """Environment name -> the first targets that drift there, those that do so longest first."""
+    rows = (
+        Target.objects.exclude(drift="")
+        .filter(service=service)
+        .select_related("region__environment", "release")
+        .defer("variables")
+        .order_by("drift_since", "name")
+    )
+    found: dict[str, list[Target]] = defaultdict(list)
+    for target in rows[:SHOWN]:
+        found[target.region.environment.name].append(target)
+    return found

@@ -50,6 +50,8 @@ class Cell:
     targets: int = 0
     healthy: int = 0
     unhealthy: int = 0
+    drifted: int = 0
+    """Targets on which something else runs than what was sent there."""
     running: tuple[Running, ...] = ()
     """Most targets first."""
     since: datetime | None = None
@@ -125,6 +127,7 @@ def _cells(services: Iterable[Service], columns: list[Environment]) -> dict[tupl
             targets=Count("id"),
             healthy=Count("id", filter=Q(health=Target.Health.HEALTHY)),
             unhealthy=Count("id", filter=Q(health=Target.Health.UNHEALTHY)),
+            drifted=Count("id", filter=~Q(drift="")),
             since=Max("release_since"),
         )
     )
@@ -145,6 +148,7 @@ def _cell(column: Environment, groups: list[Mapping[str, Any]], latest: Latest |
         targets=sum(row["targets"] for row in rows),
         healthy=sum(row["healthy"] for row in rows),
         unhealthy=sum(row["unhealthy"] for row in rows),
+        drifted=sum(row["drifted"] for row in rows),
         running=tuple(
             Running(
                 release_id=row["release_id"],

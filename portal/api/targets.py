@@ -1,8 +1,15 @@
 """Targets: the instances of a service."""
 
+from typing import Any
 from uuid import UUID
 
-from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_serializer
+from django.db.models import QuerySet
+from drf_spectacular.utils import (
+    OpenApiExample,
+    extend_schema,
+    extend_schema_field,
+    extend_schema_serializer,
+)
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -10,9 +17,10 @@ from rest_framework.response import Response
 from deployments import access
 from deployments.domain.actor import Actor
 from deployments.models import Agent, Environment, Region, Service, Target
+from deployments.reads import drift
 from deployments.services.catalog import change_target, create_target
 from portal.api.environments import EnvironmentRefOut, RegionRefOut
-from portal.api.filters import Filters, ReferenceFilter
+from portal.api.filters import Filters, ReferenceFilter, flag
 from portal.api.idempotency import idempotent
 from portal.api.references import ReferenceField, find
 from portal.api.shapes import In, Out, RefOut
@@ -55,6 +63,17 @@ class ReleaseRefOut(Out):
     commit_sha = serializers.CharField()
 
 
+class DriftOut(Out):
+    """What runs is not what was sent there."""
+
+    cause = serializers.CharField(source="drift", help_text="`release`, `process`, `files` or `config`.")
+    since = serializers.DateTimeField(source="drift_since")
+    sentence = serializers.SerializerMethodField()
+
+    def get_sentence(self, target: Target) -> str:
+        return drift.sentence(target)
+
+
 class TargetOut(Out):
     id = serializers.UUIDField()
     name = serializers.CharField()
@@ -67,9 +86,14 @@ class TargetOut(Out):
     release_since = serializers.DateTimeField(allow_null=True)
     stable_release = ReleaseRefOut(allow_null=True, help_text="What a rollback goes back to.")
     health = serializers.ChoiceField(choices=Target.Health.choices)
+    drift = serializers.SerializerMethodField(help_text="How what runs differs from what was sent; or null.")
     reported = serializers.DictField(help_text="What really runs, as the agent last said.")
     reported_at = serializers.DateTimeField(allow_null=True)
     created_at = serializers.DateTimeField()
+
+    @extend_schema_field(DriftOut(allow_null=True))
+    def get_drift(self, target: Target) -> Any:
+        return DriftOut(target).data if target.drift else None
 
 
 class TargetFilter(Filters):
@@ -79,9 +103,14 @@ class TargetFilter(Filters):
     agent = ReferenceFilter("agent")
     release = ReferenceFilter("release", name_field="version", help_text="Id or version.")
 
+    drifted = flag("only_drifted", "Whether something else runs there than what was sent.")
+
     class Meta:
         model = Target
         fields = ("name", "health")
+
+    def only_drifted(self, rows: QuerySet[Target], name: str, value: bool) -> QuerySet[Target]:
+        return rows.exclude(drift="") if value else rows.filter(drift="")
 
 
 TARGETS = Target.objects.select_related(

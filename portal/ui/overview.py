@@ -29,6 +29,8 @@ class CellView:
     state: str
     label: str
     health: str
+    drift: str
+    """How many targets drift; empty where none does."""
     since: SafeString | str
     rollout_id: object = None
     rollout_note: str = ""
@@ -74,6 +76,7 @@ def cell_view(cell: overview.Cell, now: datetime) -> CellView:
         state=state,
         label=label,
         health=f"{cell.healthy}/{cell.targets} healthy",
+        drift=f"{cell.drifted} drifted" if cell.drifted else "",
         since=ago(cell.since, now),
         rollout_id=latest.id if latest and note else None,
         rollout_note=note,

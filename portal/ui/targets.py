@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 
 from deployments.domain.actor import Actor
 from deployments.models import Target
-from deployments.reads import targets
+from deployments.reads import drift, targets
 from portal.settings import SLIPWAY
 from portal.ui.errors import page
 from portal.ui.format import ago, short, words
@@ -46,7 +46,9 @@ def show(request: HttpRequest, actor: Actor, target_id: UUID) -> HttpResponse:
         "commit": short(target.release.commit_sha) if target.release else "",
         "reported_at": ago(target.reported_at, now),
         "reported": _reported(target, now),
-        "drift": _drift(target),
+        "drift": drift.sentence(target),
+        "drift_since": ago(target.drift_since, now),
+        "drift_outlook": drift.outlook(target),
         "agent": agent,
         "agent_seen": ago(agent.last_seen_at, now) if agent else "",
         "agent_state": agent_state(agent.is_silent(now, SLIPWAY.heartbeat_seconds)) if agent else "",
@@ -100,9 +102,3 @@ def _reported(target: Target, now: datetime) -> list[tuple[str, SafeString | str
     if report.get("restarts"):
         rows.append(("restarts", str(report["restarts"])))
     return rows
-
-
-def _drift(target: Target) -> bool:
-    """Whether the agent reports another release than the one that was sent here."""
-    reported = (target.reported or {}).get("release_id")
-    return bool(reported and target.release_id and str(target.release_id) != reported)
