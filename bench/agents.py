@@ -5,7 +5,7 @@ import base64
 import json
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,6 +17,7 @@ from deployments import protocol
 
 ENROL, SOCKET = "/agent/v1/enrol", "/agent/v1/ws"
 TARGETS_A_HEARTBEAT = 300
+CONNECT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,17 @@ def enrol(url: str, join_token: str, name: str) -> Credential:
         return Credential(json.load(answer)["agent_id"], key)
 
 
+def forge(names: Sequence[str]) -> list[Credential]:
+    """As if all of them had been enrolled, by rows alone: for thousands, whose enrolment is not measured."""
+    from deployments.models import Agent
+
+    keys = [SigningKey.generate() for _ in names]
+    made = Agent.objects.bulk_create(
+        Agent(name=name, public_key=bytes(key.verify_key)) for name, key in zip(names, keys, strict=True)
+    )
+    return [Credential(str(agent.id), key) for agent, key in zip(made, keys, strict=True)]
+
+
 @dataclass
 class Seen:
     """What one agent did, for whoever measures. Unix times in seconds, comparable to those of the rows."""
@@ -50,6 +62,7 @@ class Seen:
     reported: list[tuple[float, protocol.AnyInstruction]] = field(default_factory=list)
     """When the final report of an instruction was about to be sent."""
     refused: int = 0
+    beats: int = 0
 
 
 class SimulatedAgent:
@@ -59,18 +72,32 @@ class SimulatedAgent:
     what the control plane takes (`protocol.MAX_MESSAGES_PER_SECOND`); here that is the caller's business.
     """
 
-    def __init__(self, url: str, credential: Credential, work_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self, url: str, credential: Credential, work_seconds: Callable[[], float], *, is_healthy: bool = False
+    ) -> None:
         self._url = url.replace("http", "ws", 1) + SOCKET
         self._credential = credential
         self._work_seconds = work_seconds
         self._running: dict[str, protocol.TargetReport] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._socket: ClientConnection | None = None
+        self._is_healthy = is_healthy
+        """Whether it says from the beginning that something healthy runs on its targets."""
+        self.is_mute = False
+        """Whether it says nothing any more, as an agent that hangs."""
         self.seen = Seen()
         self.welcomed = asyncio.Event()
 
+    @property
+    def id(self) -> str:
+        return self._credential.agent_id
+
     async def run(self) -> None:
         """Serve one connection until cancelled or closed."""
-        async with connect(self._url, max_size=protocol.MAX_FRAME_BYTES, compression=None) as socket:
+        async with connect(
+            self._url, max_size=protocol.MAX_FRAME_BYTES, compression=None, open_timeout=CONNECT_SECONDS
+        ) as socket:
+            self._socket = socket
             welcome = await self._introduce(socket)
             beats = asyncio.create_task(self._beat(socket, welcome.heartbeat_seconds))
             self.welcomed.set()
@@ -79,6 +106,11 @@ class SimulatedAgent:
                     await self._hear(socket, time.time(), protocol.decode_downward(frame))
             finally:
                 beats.cancel()
+
+    def drop(self) -> None:
+        """Cut the connection without a word, as the end of the agent's machine does."""
+        if self._socket is not None:
+            self._socket.transport.abort()
 
     async def _introduce(self, socket: ClientConnection) -> protocol.Welcome:
         challenge = protocol.decode_downward(await socket.recv())
@@ -90,7 +122,11 @@ class SimulatedAgent:
         welcome = protocol.decode_downward(await socket.recv())
         assert isinstance(welcome, protocol.Welcome), welcome
         for target_id in welcome.targets:
-            self._running[target_id] = protocol.TargetReport(target_id=target_id)
+            self._running[target_id] = (
+                protocol.TargetReport(target_id=target_id, status="running", health="healthy")
+                if self._is_healthy
+                else protocol.TargetReport(target_id=target_id)
+            )
         return welcome
 
     async def _hear(self, socket: ClientConnection, at: float, message: protocol.Downward) -> None:
@@ -126,11 +162,14 @@ class SimulatedAgent:
         number = 0
         while True:
             await asyncio.sleep(every_seconds)
+            if self.is_mute:
+                return
             reports = list(self._running.values())
             for start in range(0, max(1, len(reports)), TARGETS_A_HEARTBEAT):
                 number += 1
                 some = tuple(reports[start : start + TARGETS_A_HEARTBEAT])
                 await socket.send(protocol.encode(protocol.Heartbeat(number=number, targets=some)))
+                self.seen.beats += 1
 
 
 def _report(

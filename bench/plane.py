@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -66,9 +67,23 @@ def worker(logs: Path, *, settings: str = "portal.settings", command: str = "wor
         yield started
 
 
+@dataclass(frozen=True)
+class Plane:
+    """The running control plane: one of each process."""
+
+    url: str
+    web: Running
+    worker: Running
+    clock: Running
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return {one.name: one.process.pid for one in (self.web, self.worker, self.clock)}
+
+
 @contextlib.contextmanager
-def control_plane(logs: Path) -> Iterator[str]:
-    """Web, worker and clock on the database of `bench.database`; yields the URL of the web process."""
+def processes(logs: Path) -> Iterator[Plane]:
+    """Web, worker and clock on the database of `bench.database`, once the web process answers."""
     from portal.local.ports import free_port
 
     port = free_port()
@@ -76,10 +91,17 @@ def control_plane(logs: Path) -> Iterator[str]:
     environ = os.environ | {"SLIPWAY_PUBLIC_URL": url}
     with contextlib.ExitStack() as stack:
         web = stack.enter_context(running("web", manage("web", "--port", str(port)), logs, environ))
-        stack.enter_context(worker(logs))
-        stack.enter_context(running("clock", manage("clock"), logs, environ))
-        _answers(web, url)
-        yield url
+        started = stack.enter_context(worker(logs))
+        clock = stack.enter_context(running("clock", manage("clock"), logs, environ))
+        answers(web, url)
+        yield Plane(url, web, started, clock)
+
+
+@contextlib.contextmanager
+def control_plane(logs: Path) -> Iterator[str]:
+    """As `processes`; yields the URL of the web process."""
+    with processes(logs) as started:
+        yield started.url
 
 
 @contextlib.contextmanager
@@ -92,7 +114,8 @@ def agent(name: str, url: str, join_token: str, state_dir: Path, logs: Path) -> 
         yield started
 
 
-def _answers(web: Running, url: str) -> None:
+def answers(web: Running, url: str) -> None:
+    """Return when the web process answers; raises what keeps it from that."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         web.require()

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bench.agents import Credential, forge
 from bench.plane import Running
 
 REGIONS = 3
@@ -42,6 +43,32 @@ def build(targets: int) -> World:
         for number in range(targets)
     )
     return World(service, environment, Actor.system("bench"))
+
+
+def fleet(services: int, targets: int) -> tuple[list[World], list[Credential]]:
+    """So many services of one team in one environment, each with so many targets, each target with an agent."""
+    from deployments.domain.actor import Actor
+    from deployments.models import Environment, Region, Service, Target, Team
+
+    name = f"bench-{uuid.uuid4().hex[:8]}"
+    environment = Environment.objects.create(name=name, tier="dev")
+    region = Region.objects.create(environment=environment, name="r0", position=0)
+    team = Team.objects.create(name=name)
+    made = Service.objects.bulk_create(
+        Service(team=team, name=f"{name}-{number:04}") for number in range(services)
+    )
+    credentials = forge([f"{name}-{number:05}" for number in range(services * targets)])
+    Target.objects.bulk_create(
+        Target(
+            service=made[number // targets],
+            region=region,
+            name=f"t-{number % targets:02}",
+            variables={"port": str(10_000 + number % targets)},
+            agent_id=credential.agent_id,
+        )
+        for number, credential in enumerate(credentials)
+    )
+    return [World(service, environment, Actor.system("bench")) for service in made], credentials
 
 
 def join_token(world: World, agent_name: str) -> str:
