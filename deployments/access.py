@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.contrib.auth.models import Permission
 from django.db import models
-from django.db.models import Exists, OuterRef, Q, Subquery
+from django.db.models import Exists, OuterRef, Q
 
 from deployments.domain.actor import Actor
 from deployments.errors import NotAllowed, NotFound
@@ -157,10 +157,12 @@ def unproject(membership: Membership) -> None:
     ).delete()
 
 
-def _viewable_teams(actor: Actor) -> Subquery:
+def _viewable_teams(actor: Actor) -> list[UUID]:
+    """Read first, by a query of its own: of a subquery the planner takes every team for an average one,
+    and then sorts all that a large team has to show the newest of it."""
     rows = TeamUserObjectPermission.objects.filter(permission__codename="view_team")
     mine = rows.filter(user_id=actor.user_id) if actor.user_id else rows.none()
-    return Subquery(mine.values("content_object_id"))
+    return list(mine.values_list("content_object_id", flat=True))
 
 
 def _mine(path: str) -> Callable[[Actor], Q]:

@@ -114,6 +114,7 @@ class Rollout(Row):
         )
         indexes = (
             models.Index(fields=("service", "environment", "-id"), name="rollout_of_service"),
+            models.Index(fields=("service", "-id"), name="rollout_newest_of_service"),
             models.Index(fields=("environment", "-id"), name="rollout_of_environment"),
             models.Index(fields=("state", "-id"), name="rollout_by_state"),
             models.Index(

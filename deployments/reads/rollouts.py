@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -13,7 +14,7 @@ from deployments import access
 from deployments.domain.actor import Actor
 from deployments.domain.states import ALLOWED, MOVING, BatchState, RolloutState, TargetState, TaskState
 from deployments.domain.waiting import Waiting
-from deployments.models import Batch, Event, Rollout, RolloutTarget, Service, Task, Wave
+from deployments.models import Batch, Environment, Event, Rollout, RolloutTarget, Service, Task, Wave
 from deployments.reads import choices
 from deployments.reads.page import PAGE_SIZE, Page, newest_first
 
@@ -34,10 +35,39 @@ LEFT_CHANGED = frozenset({RolloutState.SUCCEEDED, RolloutState.FAILED, RolloutSt
 """Ends that may leave targets on the new release: an earlier one can be rolled out again."""
 
 
+class TargetProgress(NamedTuple):
+    """A target within a rollout, with no more than a tile shows: there may be thousands."""
+
+    id: UUID
+    """Of the RolloutTarget."""
+    target_id: UUID
+    batch_id: UUID
+    name: str
+    state: str
+    touched: bool
+    """Whether the new release was sent there; a target that is skipped afterwards keeps it."""
+    error: str
+    previous: str | None
+    """Version that a rollback goes back to."""
+
+
+PROGRESS = (
+    "id",
+    "target_id",
+    "batch_id",
+    "target__name",
+    "state",
+    "touched",
+    "error",
+    "previous_release__version",
+)
+"""The columns of TargetProgress."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class BatchProgress:
     batch: Batch
-    targets: Sequence[RolloutTarget]
+    targets: Sequence[TargetProgress]
     done: int
 
 
@@ -101,10 +131,11 @@ def history(
 ) -> Page[Rollout]:
     """Rollouts that the actor may see, newest first; `state` is a state, or `active`."""
     rollouts = of_actor(actor)
+    # By id, read first: of a name the planner cannot know how many rollouts it stands for.
     if service:
-        rollouts = rollouts.filter(service__name=service)
+        rollouts = rollouts.filter(service__in=_ids(Service.objects.filter(name=service)))
     if environment:
-        rollouts = rollouts.filter(environment__name=environment)
+        rollouts = rollouts.filter(environment__in=_ids(Environment.objects.filter(name=environment)))
     if release_id:
         rollouts = rollouts.filter(release=release_id)
     if state == "active":
@@ -112,6 +143,10 @@ def history(
     elif state:
         rollouts = rollouts.filter(state=state)
     return newest_first(rollouts, before, size)
+
+
+def _ids(rows: QuerySet[Any]) -> list[UUID]:
+    return list(rows.order_by().values_list("id", flat=True))
 
 
 def under_way(service: Service) -> list[Rollout]:
@@ -125,13 +160,9 @@ def progress(rollout: Rollout) -> Progress:
     """Waves, their batches and the targets inside, in three queries."""
     waves = list(Wave.objects.filter(rollout=rollout).order_by("position"))
     batches = list(Batch.objects.filter(rollout=rollout).order_by("position"))
-    rows = list(
-        RolloutTarget.objects.filter(rollout=rollout)
-        .select_related("target__region", "previous_release")
-        .defer("log_tail", "target__reported", "target__variables")
-        .order_by("position")
-    )
-    by_batch: dict[UUID, list[RolloutTarget]] = defaultdict(list)
+    found = RolloutTarget.objects.filter(rollout=rollout).order_by("position").values_list(*PROGRESS)
+    rows = [TargetProgress(*row) for row in found]
+    by_batch: dict[UUID, list[TargetProgress]] = defaultdict(list)
     for row in rows:
         by_batch[row.batch_id].append(row)
     by_wave: dict[UUID, list[BatchProgress]] = defaultdict(list)

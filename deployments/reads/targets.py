@@ -3,6 +3,7 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db.models import Count, QuerySet
@@ -15,10 +16,27 @@ from deployments.reads.page import Page, by_name, newest_first
 LOG_CHUNKS_SHOWN = 40
 
 
+class TargetNow(NamedTuple):
+    """A target as it stands, with no more than a tile shows: there may be thousands."""
+
+    id: UUID
+    name: str
+    health: str
+    version: str | None
+    """Of the release that was last sent there."""
+    agent: str | None
+    region: str
+    environment: str
+
+
+NOW = ("id", "name", "health", "release__version", "agent__name", "region__name", "region__environment__name")
+"""The columns of TargetNow."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class RegionTargets:
     name: str
-    targets: Sequence[Target]
+    targets: Sequence[TargetNow]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,25 +60,22 @@ def get(actor: Actor, target_id: UUID) -> Target:
 
 def by_environment(service: Service) -> dict[str, list[RegionTargets]]:
     """The targets of a service that the caller may see: environment name -> regions in order."""
-    rows = (
-        Target.objects.filter(service=service)
-        .select_related("region__environment", "release", "agent")
-        .defer("reported", "variables", "agent__public_key")
-        .order_by("region__position", "region__name", "name")
-    )
-    found: dict[str, dict[str, list[Target]]] = defaultdict(lambda: defaultdict(list))
-    for target in rows:
-        found[target.region.environment.name][target.region.name].append(target)
+    rows = Target.objects.filter(service=service).order_by("region__position", "region__name", "name")
+    found: dict[str, dict[str, list[TargetNow]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows.values_list(*NOW):
+        target = TargetNow(*row)
+        found[target.environment][target.region].append(target)
     return {
         environment: [RegionTargets(name, targets) for name, targets in regions.items()]
         for environment, regions in found.items()
     }
 
 
-def running(actor: Actor, release: Release) -> list[Target]:
+def running(actor: Actor, release: Release) -> list[TargetNow]:
     """Where a release runs now, by environment and region."""
-    targets = Target.objects.filter(release=release).select_related("region__environment", "release")
-    return list(access.visible(actor, targets).order_by("region__environment__name", "region__name", "name"))
+    targets = access.visible(actor, Target.objects.filter(release=release))
+    ordered = targets.order_by("region__environment__name", "region__name", "name")
+    return [TargetNow(*row) for row in ordered.values_list(*NOW)]
 
 
 def history(target: Target, before: str = "") -> Page[RolloutTarget]:

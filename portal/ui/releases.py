@@ -6,6 +6,7 @@ from uuid import UUID
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.safestring import SafeString
 
 from deployments import access
 from deployments.domain import config
@@ -15,7 +16,7 @@ from deployments.reads import holds, rollouts, targets
 from portal.ui.errors import page
 from portal.ui.format import ago, pretty, short, size
 from portal.ui.lists import link, rollout_rows
-from portal.ui.tiles import TargetTile, target_tiles
+from portal.ui.tiles import target_tiles
 
 
 @page
@@ -60,10 +61,8 @@ def _configs(release: Release) -> list[tuple[str, str]]:
     return [("base", pretty(base)), *merged]
 
 
-def _places(actor: Actor, release: Release) -> list[tuple[str, list[TargetTile]]]:
-    now = timezone.now()
-    found: dict[str, list[TargetTile]] = {}
+def _places(actor: Actor, release: Release) -> list[tuple[str, SafeString]]:
+    found: dict[str, list[targets.TargetNow]] = {}
     for target in targets.running(actor, release):
-        place = f"{target.region.environment.name} / {target.region.name}"
-        found.setdefault(place, []).extend(target_tiles([target], now))
-    return list(found.items())
+        found.setdefault(f"{target.environment} / {target.region}", []).append(target)
+    return [(place, target_tiles(there)) for place, there in found.items()]

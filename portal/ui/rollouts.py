@@ -56,7 +56,13 @@ def show(request: HttpRequest, actor: Actor, rollout_id: UUID) -> HttpResponse:
     failed = rollouts.failures(rollout)
     errors = {failure.id: failure.error for failure in failed}
     waves = [
-        (wave.wave, [(part.batch, part.done, tiles(rollout, part.targets, errors)) for part in wave.batches])
+        (
+            wave.wave,
+            [
+                (part.batch, part.done, len(part.targets), tiles(rollout, part.targets, errors))
+                for part in wave.batches
+            ],
+        )
         for wave in progress.waves
     ]
     context = _status(actor, rollout, progress) | {

@@ -5,6 +5,7 @@ import dataclasses
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.safestring import SafeString
 
 from deployments import access
 from deployments.domain.actor import Actor
@@ -15,7 +16,7 @@ from portal.ui.errors import page
 from portal.ui.lists import RolloutRow, link, release_rows, rollout_rows
 from portal.ui.overview import CellView, cell_view
 from portal.ui.policies import policy
-from portal.ui.tiles import TargetTile, target_tiles
+from portal.ui.tiles import target_tiles
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Place:
     cell: CellView
     active: list[RolloutRow]
     """What moves there, then what waits."""
-    regions: list[tuple[str, list[TargetTile]]]
+    regions: list[tuple[str, SafeString]]
 
 
 def get(actor: Actor, name: str, verb: str = "service.view") -> Service:
@@ -42,7 +43,7 @@ def show(request: HttpRequest, actor: Actor, name: str) -> HttpResponse:
         Place(
             cell_view(cell, now),
             [row for row in active if row.environment == cell.environment],
-            [(region.name, target_tiles(region.targets, now)) for region in by_environment[cell.environment]],
+            [(region.name, target_tiles(region.targets)) for region in by_environment[cell.environment]],
         )
         for cell in overview.cells_of(service)
         if cell.environment in by_environment
