@@ -102,7 +102,7 @@ def _some(paths: Sequence[str]) -> str:
 
 
 class Repair(msgspec.Struct, frozen=True):
-    """An earlier repair of the same service in the same environment."""
+    """An earlier repair of the same target, which has ended."""
 
     began_at: datetime
     ended_at: datetime

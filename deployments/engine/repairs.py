@@ -1,16 +1,26 @@
-"""The repairs of a service in an environment that have ended: what the wait for the next one follows from."""
+"""The repairs of targets that have ended: what the wait for the next one follows from."""
 
+from collections import defaultdict
+from collections.abc import Collection
 from uuid import UUID
 
 from deployments.domain.drift import Repair
-from deployments.models import Rollout
+from deployments.models import Rollout, RolloutTarget
 
 REMEMBERED = 5
 
 
-def ended(service_id: UUID, environment_id: UUID) -> list[Repair]:
-    """The newest first, and no more than tell how long to wait."""
-    rows = Rollout.objects.filter(
-        service=service_id, environment=environment_id, kind=Rollout.Kind.REPAIR, finished_at__isnull=False
-    ).values_list("created_at", "finished_at")
-    return [Repair(began, finished) for began, finished in rows.order_by("-id")[:REMEMBERED]]
+def ended(target_ids: Collection[UUID]) -> dict[UUID, list[Repair]]:
+    """Target -> its newest repairs, newest first, as many as tell how long to wait; one query."""
+    rows = (
+        RolloutTarget.objects.filter(
+            target__in=target_ids, rollout__kind=Rollout.Kind.REPAIR, rollout__finished_at__isnull=False
+        )
+        .order_by("-rollout")
+        .values_list("target_id", "rollout__created_at", "rollout__finished_at")
+    )
+    found: dict[UUID, list[Repair]] = defaultdict(list)
+    for target_id, began_at, ended_at in rows:
+        if len(found[target_id]) < REMEMBERED:
+            found[target_id].append(Repair(began_at, ended_at))
+    return found

@@ -33,7 +33,7 @@ def outlook(target: Target) -> str:
         return ""
     if target.release_id is None or target.release_id != target.stable_release_id:
         return "It is not repaired by itself: what was sent there last has not proved itself yet."
-    return drift.outlook(repairs.ended(target.service_id, environment.id), target.drift_since, timezone.now())
+    return drift.outlook(repairs.ended([target.id])[target.id], target.drift_since, timezone.now())
 
 
 def counts(service_ids: Collection[UUID]) -> dict[tuple[UUID, UUID], int]:

@@ -1,6 +1,6 @@
 """Putting right what drifted, where the environment says so: by a rollout of its own, that people see."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -36,8 +36,8 @@ STRATEGY = {"on_failure": "abort", "on_silent": "abort"}
 # The release that should run is the stable one: what a rollout left half done is not for a repair to undo.
 DRIFTED = """
     SELECT target.service_id, region.environment_id, target.release_id,
-           array_agg(target.id ORDER BY target.id), min(target.drift_since),
-           (array_agg(target.id ORDER BY target.drift_since, target.id))[1]
+           array_agg(target.id ORDER BY target.drift_since, target.id),
+           array_agg(target.drift_since ORDER BY target.drift_since, target.id)
     FROM deployments_target target
     JOIN deployments_region region ON region.id = target.region_id
     JOIN deployments_environment environment ON environment.id = region.environment_id
@@ -66,9 +66,9 @@ class Drifted(msgspec.Struct, frozen=True):
     environment_id: UUID
     release_id: UUID
     target_ids: Sequence[UUID]
-    since: datetime
-    first: UUID
-    """Of the target that drifted first."""
+    """The one that drifted first comes first."""
+    since: Sequence[datetime]
+    """When each of them drifted."""
 
 
 def repair_drift(*, actor: Actor) -> list[Rollout]:
@@ -84,13 +84,18 @@ def repair_drift(*, actor: Actor) -> list[Rollout]:
         where = (drifted.service_id, drifted.environment_id)
         if where in started or _refused.get(where, now) > now:
             continue
-        earlier = repairs.ended(*where)
-        if drift.next_repair_at(earlier, drifted.since) > now:
+        earlier = repairs.ended(drifted.target_ids)
+        due = {
+            target_id: drift.failures_in_a_row(earlier[target_id], since)
+            for target_id, since in zip(drifted.target_ids, drifted.since, strict=True)
+            if drift.next_repair_at(earlier[target_id], since) <= now
+        }
+        if not due:
             continue
         service = Service.objects.select_related("team").get(id=drifted.service_id)
         access.require(actor, "rollout.create", service)
         try:
-            started[where] = _repair(actor, service, drifted, drift.failures_in_a_row(earlier, drifted.since))
+            started[where] = _repair(actor, service, drifted, due)
         except SlipwayError as error:
             _refused[where] = now + timedelta(seconds=REFUSED_SECONDS)
             log.warning("a repair cannot be planned", service_id=str(where[0]), error=error.message)
@@ -113,7 +118,8 @@ def _drifted() -> list[Drifted]:
 
 
 @transaction.atomic
-def _repair(actor: Actor, service: Service, drifted: Drifted, failures: int) -> Rollout:
+def _repair(actor: Actor, service: Service, drifted: Drifted, due: Mapping[UUID, int]) -> Rollout:
+    """Plan one for the targets in `due`, each with how many repairs before did not hold."""
     release = Release.objects.select_related("artifact", "config", "service").get(id=drifted.release_id)
     return plan_rollout(
         actor=actor,
@@ -121,18 +127,17 @@ def _repair(actor: Actor, service: Service, drifted: Drifted, failures: int) -> 
         environment=Environment.objects.get(id=drifted.environment_id),
         release=release,
         strategy=STRATEGY,
-        reason=_reason(drifted, release, failures),
+        reason=_reason(due, release),
         kind=Rollout.Kind.REPAIR,
-        only=drifted.target_ids,
+        only=due.keys(),
         priority=Rollout.Priority.LOW,
     )
 
 
-def _reason(drifted: Drifted, release: Release, failures: int) -> str:
-    first = Target.objects.get(id=drifted.first)
-    count = len(drifted.target_ids)
-    where = first.name if count == 1 else f"{first.name} and {count - 1} more"
+def _reason(due: Mapping[UUID, int], release: Release) -> str:
+    first = Target.objects.get(id=next(iter(due)))
+    failures = max(due.values())
+    where = first.name if len(due) == 1 else f"{first.name} and {len(due) - 1} more"
     said = drift.sentence(first.drift, drift.read(first.id, first.reported), release.version)
-    again = f" {failures} repairs before this one did not hold." if failures > 1 else ""
-    again = again if failures != 1 else " The repair before this one did not hold."
-    return f"Repair of {where}. {said}{again}"
+    held = {0: "", 1: " The repair before this one did not hold."}
+    return f"Repair of {where}. {said}{held.get(failures, f' {failures} repairs before did not hold.')}"

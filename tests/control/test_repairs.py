@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db.models import F
 from django.utils import timezone
 
 from audit.models import Entry
@@ -105,26 +106,35 @@ def test_nothing_is_repaired_beside_another_rollout(driver: Driver, standing: Se
     assert repair.release.version == "2.0"
 
 
-def ended_ago(rollout: Rollout, seconds: float) -> None:
-    at = timezone.now() - timedelta(seconds=seconds)
-    Rollout.objects.filter(pk=rollout.pk).update(created_at=at - timedelta(seconds=5), finished_at=at)
+def passes(seconds: float) -> None:
+    """Time, as far as repairs and drift are concerned."""
+    ago = timedelta(seconds=seconds)
+    Rollout.objects.filter(kind="repair").update(
+        created_at=F("created_at") - ago, finished_at=F("finished_at") - ago
+    )
+    Target.objects.update(drift_since=F("drift_since") - ago)
 
 
 def test_a_repair_that_does_not_hold_is_not_tried_again_at_once(driver: Driver, standing: Service) -> None:
     drifts(standing)
-    for number, wait in enumerate((60, 300, 1800), start=1):
-        (rollout,) = repair_drift(actor=CLOCK)
-        driver.finish(rollout)
+    for wait in (60, 300, 1800, 1800):
+        driver.finish(*repair_drift(actor=CLOCK))
         heal(standing)
         drifts(standing)
-        ended_ago(rollout, wait - 10)
-        for earlier in Rollout.objects.filter(kind="repair", id__lt=rollout.id):
-            ended_ago(earlier, wait + 100 * (rollout.id > earlier.id) + 200)
-        standing.targets.exclude(drift="").update(drift_since=timezone.now() - timedelta(seconds=wait - 10))
-        assert repair_drift(actor=CLOCK) == [], f"not yet, after repair {number}"
-        ended_ago(rollout, wait + 10)
+        passes(wait - 10)
+        assert repair_drift(actor=CLOCK) == []
+        passes(20)
     (rollout,) = repair_drift(actor=CLOCK)
-    assert rollout.reason.endswith("3 repairs before this one did not hold.")
+    assert rollout.reason.endswith("4 repairs before did not hold.")
+
+
+def test_a_repair_that_held_is_forgotten(driver: Driver, standing: Service) -> None:
+    drifts(standing)
+    driver.finish(*repair_drift(actor=CLOCK))
+    heal(standing)
+    passes(700)
+    drifts(standing)
+    assert len(repair_drift(actor=CLOCK)) == 1
 
 
 def test_a_repair_that_fails_makes_room_and_waits(driver: Driver, standing: Service) -> None:
@@ -134,7 +144,7 @@ def test_a_repair_that_fails_makes_room_and_waits(driver: Driver, standing: Serv
     assert rollout.state == RolloutState.FAILED
     drifts(standing, seconds=600)
     assert repair_drift(actor=CLOCK) == []
-    ended_ago(rollout, 61)
+    passes(61)
     assert len(repair_drift(actor=CLOCK)) == 1
 
 
@@ -149,6 +159,14 @@ def test_a_release_on_hold_is_not_repaired_and_not_asked_for_all_the_time(
     assert repair_drift(actor=CLOCK) == []
     repairs._refused.clear()
     assert len(repair_drift(actor=CLOCK)) == 1
+
+
+def test_a_target_that_does_not_hold_keeps_no_other_waiting(driver: Driver, standing: Service) -> None:
+    drifts(standing)
+    driver.finish(*repair_drift(actor=CLOCK))
+    drifts(standing, 3)
+    (rollout,) = repair_drift(actor=CLOCK)
+    assert sorted(one.target.name for one in rollout.targets.all()) == ["orders-02", "orders-03"]
 
 
 def test_each_service_is_repaired_by_itself(driver: Driver, standing: Service, catalog: World) -> None:
