@@ -172,6 +172,9 @@ def _activate(draft: Draft, position: int) -> None:
         draft.check_at(when)
         draft.waiting = say_retrying(draft, position, when)
     elif due:
+        if any(target.facts.agent_silent for target in draft.targets):
+            # What is silent counts as out of service, and that an agent is heard of again wakes nobody.
+            draft.check_at(draft.now + timedelta(seconds=SILENT_CHECK_SECONDS))
         draft.waiting = say_blocked_by_capacity(draft, limit)
     elif silent:
         _wait_for_silent(draft, silent)

@@ -90,6 +90,21 @@ def test_an_agent_is_cut_off_and_comes_back(fleet: Fleet, seconds: float) -> Non
     succeeds(fleet, rollout)
 
 
+def test_an_agent_that_comes_back_gives_back_what_it_took_of_the_limit(fleet: Fleet) -> None:
+    """Its targets count as out of service meanwhile, and hold up those of others; not for ever."""
+    fleet.ended(fleet.deploy())
+    rollout = fleet.deploy(batch=1, max_unavailable=2, order="regions", bake_seconds=SILENT_SECONDS + 2)
+    fleet.wait(rollout, lambda r: r.batches.filter(state="baking").exists(), "the first batch bakes")
+    fleet.programs["agent-us"].freeze()
+    blocked = fleet.wait(
+        rollout,
+        lambda r: r.waiting_on is not None and r.waiting_on["kind"] == "capacity",
+        "the silent targets use up what may be out of service",
+    )
+    fleet.programs["agent-us"].thaw()
+    succeeds(fleet, blocked)
+
+
 @pytest.mark.parametrize(
     "weather",
     [{"duplicate": 0.5}, {"reorder": 0.4}, {"delay_seconds": 0.5}],

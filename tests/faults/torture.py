@@ -101,6 +101,8 @@ class Torture:
     def _take(self) -> bool:
         with self._turn:
             self._left -= 1
+            if self._left >= 0 and self._left % 10 == 0:
+                print(f"{time.strftime('%H:%M:%S')}  {self._left} rollouts to go", flush=True)
             return self._left >= 0
 
     def _one(self, service: int, chance: random.Random) -> None:
@@ -187,6 +189,9 @@ class Torture:
                 self._press(fresh, roll_back_rollout if self.helped["resumed"] % 3 == 0 else resume_rollout)
             time.sleep(0.05)
         self.zombies.append(rollout)
+        print(f"zombie: {rollout.id} {fresh.state}: {fresh.waiting_on}", flush=True)
+        # Or all that come after it would wait as well.
+        self._press(rollout, cancel_rollout)
 
     # Figures.
 
