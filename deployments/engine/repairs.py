@@ -16,7 +16,7 @@ def ended(target_ids: Collection[UUID]) -> dict[UUID, list[Repair]]:
         RolloutTarget.objects.filter(
             target__in=target_ids, rollout__kind=Rollout.Kind.REPAIR, rollout__finished_at__isnull=False
         )
-        .order_by("-rollout")
+        .order_by("-rollout_id")
         .values_list("target_id", "rollout__created_at", "rollout__finished_at")
     )
     found: dict[UUID, list[Repair]] = defaultdict(list)
