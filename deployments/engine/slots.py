@@ -32,7 +32,7 @@ QUEUE = """
                 'priority', r.priority, 'since', r.created_at, 'moving', r.state = ANY(%(moving)s),
                 'exempt', r.kind = 'rollback')), '[]')
             FROM deployments_rollout r JOIN deployments_service s ON s.id = r.service_id
-            WHERE r.state = ANY(%(active)s)),
+            WHERE r.state = ANY(%(moving)s) OR r.state = ANY(%(active)s) AND r.quarantined_at IS NULL),
         'environments', (
             SELECT coalesce(json_object_agg(id, max_active), '{}')
             FROM deployments_environment WHERE max_active IS NOT NULL),

@@ -20,6 +20,9 @@ LOST = """
         OR EXISTS (SELECT 1 FROM deployments_taskreport AS report
                    WHERE report.rollout_id = r.id AND report.taken_at IS NULL
                      AND report.received_at < clock_timestamp() - interval '2 seconds'))
+      -- One that fails is tried again by a job of its own, after growing pauses.
+      AND NOT EXISTS (SELECT FROM deployments_jobfault fault
+                      WHERE fault.subject = r.id::text AND fault.released_at IS NULL)
     ORDER BY id LIMIT 500
 """
 

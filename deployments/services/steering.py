@@ -34,7 +34,7 @@ def locked(actor: Actor, verb: str, rollout_id: UUID, if_version: int | None) ->
 def commit(rollout: Rollout, moves: Moves) -> Rollout:
     """Record the moves and wake the engine."""
     moves.record()
-    if rollout.is_active:
+    if rollout.is_active and rollout.quarantined_at is None:
         # Until the engine has looked: no rollout is without an answer, and none with a wrong one.
         waiting = say_paused(rollout.outcome) if rollout.state == RolloutState.PAUSED else UNTICKED
         waiting = msgspec.structs.replace(waiting, since=moves.now)

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from deployments import protocol
-from deployments.agents import inbox
+from deployments.agents import connections, inbox, liveness, observations
 from deployments.domain.states import ACTIVE, MOVING, TASK_OPEN, RolloutState, TargetState, TaskState
 from deployments.engine import sweep
 from deployments.engine.tick import tick
@@ -209,10 +209,11 @@ class Engine(RuleBasedStateMachine):
         found = self.agents[agent]
         if found.id in self.silent:
             self.silent.discard(found.id)
-            Agent.objects.filter(id=found.id).update(connected_at=timezone.now())
+            connections.connect(found.id, "web:1", hostname="", software="")
         else:
             self.silent.add(found.id)
         self.heartbeats()
+        self.run_jobs()
 
     @precondition(lambda self: RolloutTarget.objects.filter(state=TargetState.HEALTHY).exists())
     @rule(data=st.data())
@@ -224,16 +225,11 @@ class Engine(RuleBasedStateMachine):
             return
         row = data.draw(st.sampled_from(found))
         self.illnesses[row.target_id] = self.illnesses.get(row.target_id, 0) + 1
-        reported = {"release_id": str(row.rollout.release_id)}
-        Target.objects.filter(id=row.target_id).update(
-            health="unhealthy", reported=reported, reported_at=timezone.now()
-        )
-        self.wake([row.rollout_id])
+        self.observe([row.target], "unhealthy")
 
     @rule()
     def all_get_well(self) -> None:
-        Target.objects.update(health="healthy", reported_at=timezone.now())
-        self.wake(self.active_ids())
+        self.observe(Target.objects.filter(agent__in=self.heard()), "healthy")
 
     @rule(seconds=st.sampled_from([1, 5, 25, 130, 400, 4100, 90_000]))
     def time_passes(self, seconds: int) -> None:
@@ -351,7 +347,26 @@ class Engine(RuleBasedStateMachine):
         Agent.objects.filter(id__in=self.heard()).update(last_seen_at=timezone.now())
         long_ago = timezone.now() - timezone.timedelta(minutes=1)
         Agent.objects.filter(id__in=self.silent, last_seen_at__gt=long_ago).update(last_seen_at=long_ago)
-        self.wake(self.active_ids())
+        liveness.note_silence()
+
+    def observe(self, targets: Iterable[Target], health: Any) -> None:
+        """Have the agents report of these targets what was last sent to them."""
+        observations.observe(
+            [
+                observations.Observation(
+                    agent_id=target.agent_id,
+                    target=protocol.TargetReport(
+                        target_id=str(target.id),
+                        status="running",
+                        health=health,
+                        release_id=str(target.release_id or ""),
+                    ),
+                )
+                for target in targets
+                if target.agent_id is not None
+            ]
+        )
+        self.run_jobs()
 
     def wake(self, ids: Iterable[UUID]) -> None:
         for rollout_id in ids:
@@ -387,8 +402,11 @@ class Engine(RuleBasedStateMachine):
 
     def come_to_an_end(self) -> None:
         """Agents are back, targets well, holds lifted, the paused resumed: everything ends by itself."""
-        self.silent.clear()
-        Agent.objects.update(connected_at=timezone.now())
+        for agent in list(self.silent):
+            self.silent.discard(agent)
+            connections.connect(agent, "web:1", hostname="", software="")
+        self.heartbeats()
+        self.run_jobs()
         for _ in range(400):
             self.all_get_well()
             for rollout in Rollout.objects.filter(state=RolloutState.PAUSED):
