@@ -80,6 +80,6 @@ def fingerprint_of(paths: Iterable[Path]) -> bytes:
     return digest.digest()
 
 
-def _add(digest: "hashlib._Hash", name: str, found: os.stat_result) -> None:
+def _add(digest: hashlib.blake2b, name: str, found: os.stat_result) -> None:
     facts = (found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     digest.update(f"{name}\0{facts}\n".encode(errors="surrogateescape"))

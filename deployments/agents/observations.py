@@ -152,7 +152,7 @@ def _expected(target_ids: Sequence[UUID]) -> dict[UUID, _Expected]:
     if not target_ids:
         return {}
     with connection.cursor() as cursor:
-        cursor.execute(EXPECTED, [target_ids])
+        cursor.execute(EXPECTED, [list(target_ids)])
         return {target_id: _Expected(*rest) for target_id, *rest in cursor.fetchall()}
 
 

@@ -14,6 +14,7 @@ from deployments import protocol
 from deployments.agents import signing
 from deployments.domain.states import TASK_OPEN, RolloutState
 from deployments.models import Agent, LogChunk, QueuedJob, Rollout, Service, Target, Task, TaskReport
+from deployments.services.rollouts import cancel_rollout
 from tests.engine.driver import Driver
 from tests.fixtures import World
 from tests.live.web import AgentPeer, WebServer, closed_with, eventually
@@ -102,6 +103,26 @@ def test_open_tasks_are_sent_again_after_a_reconnect(
     again = connect_agent(second_web)
     again.welcomed()
     assert {task.task_id for task in again.instructions(12)} == before
+
+
+def test_an_agent_is_told_which_of_its_tasks_were_cancelled_also_after_a_reconnect(
+    web: WebServer, second_web: WebServer, rollout: Rollout, driver: Driver, connect_agent: Connect
+) -> None:
+    agent = connect_agent(web)
+    agent.welcomed()
+    tasks = {task.task_id: task for task in agent.instructions(12)}
+    cancel_rollout(actor=driver.actor, rollout_id=rollout.id, reason="enough")
+    told = agent.instructions(12)
+    assert {type(one) for one in told} == {protocol.Cancel}
+    assert {one.cancels for one in told if isinstance(one, protocol.Cancel)} == tasks.keys()
+    answered = next(iter(tasks.values()))
+    agent.answer(answered, "cancelled")
+    assert isinstance(agent.read(), protocol.Ack)
+    agent.close()
+    again = connect_agent(second_web)
+    again.welcomed()
+    told_again = {one.cancels for one in again.instructions(11) if isinstance(one, protocol.Cancel)}
+    assert told_again == tasks.keys() - {answered.task_id}
 
 
 def test_a_second_connection_ends_the_first_one(
