@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from deployments.models import Rollout
+from deployments.models import Rollout, Target
 from tests.api.conftest import created, problem, results
 from tests.engine.driver import Driver
 
@@ -393,3 +393,18 @@ class TestLimits:
         assert api(admin).patch(address, {"max_active": 3}).json()["max_active"] == 3
         assert api(admin).patch(address, {"max_active": None}).json()["max_active"] is None
         assert "max_active" in problem(api(admin).patch(address, {}), 422, "invalid")["errors"]
+
+
+def test_a_target_says_how_it_has_drifted_and_since_when(lead, stable):
+    target = Target.objects.get(name="orders-01")
+    assert lead.get(f"/targets/{target.id}").json()["drift"] is None
+    target.drift, target.drift_since = "files", stable.created_at
+    target.reported = {"target_id": str(target.id), "modified": ["app.py"]}
+    target.save(update_fields=["drift", "drift_since", "reported"])
+    assert lead.get(f"/targets/{target.id}").json()["drift"] == {
+        "cause": "files",
+        "since": stable.created_at.isoformat().replace("+00:00", "Z"),
+        "sentence": "Files of 1.0 were changed on the target: app.py.",
+    }
+    assert [row["name"] for row in results(lead.get("/targets", drifted="true"))] == ["orders-01"]
+    assert len(results(lead.get("/targets", drifted="false"))) == 11

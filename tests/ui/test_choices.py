@@ -347,3 +347,6 @@ def test_what_has_drifted_is_said_where_it_runs(text: Any, owner: Person, stable
     assert "The process of 1.0 does not run: it was killed by signal 9." in page
     assert "prod only shows what has drifted" in page
     assert "1 drifted" in text(owner, "/")
+    service = text(owner, "/services/orders/")
+    assert "1 drifted" in service
+    assert "orders-01: The process of 1.0 does not run: it was killed by signal 9." in service
