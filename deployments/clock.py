@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
@@ -27,44 +28,61 @@ TIDY_EVERY_SECONDS = 3600.0
 FAILED_JOBS_KEPT = timedelta(days=30)
 
 
-class Rhythm:
-    """Work that is due every so many seconds; the first time at once."""
+class Work:
+    """Something that is due every so many seconds; the first time at once."""
 
-    def __init__(self, every_seconds: float) -> None:
+    def __init__(self, do: Callable[[], object], every_seconds: float) -> None:
+        self._do = do
         self._every_seconds = every_seconds
         self._due_at = 0.0
 
-    def is_due(self) -> bool:
+    def do_when_due(self) -> None:
+        """One kind of work that fails does not keep the others from being done; raises OperationalError."""
         now = time.monotonic()
         if now < self._due_at:
-            return False
+            return
         self._due_at = now + self._every_seconds
-        return True
+        try:
+            self._do()
+        except OperationalError:
+            raise
+        except Exception:
+            log.exception("work of the clock failed", work=self._do.__name__)
 
 
 def run(stop: threading.Event) -> None:
     """Work until `stop` is set; survives a database that goes away."""
-    silence, sweeps = Rhythm(SILENCE_EVERY_SECONDS), Rhythm(SWEEP_EVERY_SECONDS)
-    repairs, tidying = Rhythm(REPAIR_EVERY_SECONDS), Rhythm(TIDY_EVERY_SECONDS)
+    works = [
+        Work(_wake_due, 0.0),
+        Work(_wake_lost, SWEEP_EVERY_SECONDS),
+        Work(liveness.note_silence, SILENCE_EVERY_SECONDS),
+        Work(_repair, REPAIR_EVERY_SECONDS),
+        Work(_forget, TIDY_EVERY_SECONDS),
+    ]
     while not stop.wait(INTERVAL_SECONDS):
         try:
             if not _leads():
                 continue
-            found = sweep.due()
-            if sweeps.is_due():
-                found += sweep.lost()
-            for rollout_id in dict.fromkeys(found):
-                queueing.tick(rollout_id)
-            if silence.is_due():
-                liveness.note_silence()
-            if repairs.is_due():
-                repair_drift(actor=Actor.system("clock"))
-            if tidying.is_due():
-                _forget()
+            for work in works:
+                work.do_when_due()
         except OperationalError as error:
             log.warning("the database is away", error=str(error).splitlines()[0])
             close_old_connections()
             connection.close()
+
+
+def _wake_due() -> None:
+    for rollout_id in sweep.due():
+        queueing.tick(rollout_id)
+
+
+def _wake_lost() -> None:
+    for rollout_id in sweep.lost():
+        queueing.tick(rollout_id)
+
+
+def _repair() -> None:
+    repair_drift(actor=Actor.system("clock"))
 
 
 def _forget() -> None:
