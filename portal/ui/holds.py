@@ -34,7 +34,8 @@ def _answer(
 ) -> HttpResponse:
     form = ReasonForm(request.POST)
     if not form.is_valid():
-        return releases.render_page(request, actor, release_id, " ".join(map(str, form.errors["reason"])), 422)
+        wrong = " ".join(map(str, form.errors["reason"]))
+        return releases.render_page(request, actor, release_id, wrong, 422)
     try:
         command(actor=actor, release_id=release_id, reason=form.cleaned_data["reason"])
     except (NotFound, NotAllowed):

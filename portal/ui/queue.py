@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -15,6 +15,8 @@ from deployments.reads import queue
 from portal.ui.errors import page
 from portal.ui.format import ago
 from portal.ui.lists import RolloutRow, rollout_rows
+
+SOON = timedelta(seconds=30)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,6 +84,11 @@ def _waiter(waiter: queue.Waiter, now: datetime) -> WaiterRow:
         rollout=rollout_rows([waiter.rollout], now)[0] if waiter.rollout else None,
         priority=Rollout.Priority(waiter.rollout.priority).label if waiter.rollout else "",
         blocked=blocked(place),
-        estimate=ago(place.estimate, now),
+        estimate=_start(place.estimate, now),
         since=ago(waiter.since, now),
     )
+
+
+def _start(estimate: datetime | None, now: datetime) -> SafeString | str:
+    """An estimate that has passed says no more than that it cannot be long, once it goes on."""
+    return "soon" if estimate is not None and estimate - now < SOON else ago(estimate, now)
