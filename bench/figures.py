@@ -69,6 +69,21 @@ def latency(
     ]
 
 
+def tail(
+    what: str, samples: Sequence[float], *, share: float, most: float | None = None, note: str = ""
+) -> Row:
+    """One line for a percentile of samples in milliseconds, with their median beside it."""
+    value, middle = percentile(samples, share), statistics.median(samples)
+    return Row(
+        what=f"{what}, p{share * 100:.0f}",
+        median=f"{number(value)} ms",
+        spread=f"median {number(middle)}, longest {number(max(samples))} ({len(samples)})",
+        asked=f"at most {number(most)} ms" if most is not None else "",
+        met=met(value <= most) if most is not None else "",
+        note=note,
+    )
+
+
 def ratio(
     what: str, value: float, *, least: float | None = None, most: float | None = None, note: str = ""
 ) -> Row:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
-from bench import control_plane, dispatch, fanout, queue, rolling
+from bench import control_plane, dispatch, fanout, pages, queue, rolling
 from bench.database import database
 from bench.figures import Row, table, timed
 
@@ -51,6 +51,10 @@ def browsers(_full: bool) -> list[Row]:
         return fanout.rows(SOCKETS)
 
 
+def large_database(full: bool) -> list[Row]:
+    return pages.measure(pages.FULL if full else pages.QUICK)
+
+
 def reason(error: BaseException) -> str:
     """The first cause, on one short line."""
     while isinstance(error, BaseExceptionGroup):
@@ -63,6 +67,7 @@ SECTIONS: dict[str, tuple[str, Callable[[bool], list[Row]]]] = {
     "queue": ("Jobs", jobs),
     "dispatch": ("From batch to batch", handovers),
     "fanout": ("Event to browser", browsers),
+    "pages": ("Pages and lists on a large database, p95", large_database),
     "rolling": ("Rolling update, 4.5 MB artifact, ten batches", whole_rolling),
 }
 

@@ -19,6 +19,16 @@ from deployments.reads.rollouts import count_targets
 
 TIERS = ("dev", "stage", "prod")
 SERVICES_A_PAGE = 50
+SHOWN = (
+    "state",
+    "service_id",
+    "environment_id",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "release__version",
+)
+"""What a cell says of a rollout."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +178,7 @@ def _latest(service_ids: list[UUID], columns: list[Environment]) -> dict[tuple[U
     newest = {f"in_{number}": _shown(column) for number, column in enumerate(columns)}
     pairs = Service.objects.filter(id__in=service_ids).order_by().values_list(*newest.values())
     ids = [rollout for row in pairs for rollout in row if rollout] if newest else []
-    rollouts = list(Rollout.objects.filter(id__in=ids).select_related("release"))
+    rollouts = Rollout.objects.filter(id__in=ids).select_related("release").only(*SHOWN)
     progress = count_targets([rollout.id for rollout in rollouts if rollout.state in ACTIVE])
     found = {}
     for rollout in rollouts:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
 from deployments import access
 from deployments.domain.actor import Actor
@@ -87,7 +88,10 @@ def history(target: Target, before: str = "") -> Page[RolloutTarget]:
 def agents(actor: Actor, after: str = "") -> Page[Agent]:
     """Agents that serve a target which the actor may see, with how many targets each serves."""
     rows: QuerySet[Agent] = access.visible(actor, Agent.objects.all())
-    return by_name(rows.annotate(target_count=Count("targets")), after, size=100)
+    served = Target.objects.filter(agent=OuterRef("pk")).order_by().values("agent")
+    # Counted for those on the page alone.
+    counts = served.annotate(number=Count("id")).values("number")
+    return by_name(rows.annotate(target_count=Coalesce(Subquery(counts), 0)), after, size=100)
 
 
 def regions(actor: Actor, environments: Sequence[Environment]) -> dict[UUID, list[RegionCount]]:
