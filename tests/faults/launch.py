@@ -8,6 +8,9 @@ Every point that is passed is appended to `DIRECTORY/points` as `NAME WHEN PLACE
 function of Slipway that commits. `DIRECTORY/NAME.kill` with `WHEN PLACE N HOW` has the process end, all of
 its forks included, before or after the N-th time from then that it comes there: with HOW of KILL by SIGKILL,
 which leaves it no chance to clean up, with STOP it is suspended. `FAULT_CLOCK_SECONDS` sets its clock wrong.
+
+`DIRECTORY/ticks` tells when the engine has looked at which rollout, `DIRECTORY/begun` which task an agent
+was about to start a service for.
 """
 
 import ctypes
@@ -23,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -65,16 +69,22 @@ class Points:
             return ""  # another fork has just got there
 
 
+def innermost() -> FrameType | None:
+    """The innermost frame on the stack that runs a function of Slipway."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _file(frame).split("/")[0] not in OURS:
+        frame = frame.f_back
+    return frame
+
+
 def here() -> str:
-    """The innermost function of Slipway on the stack, as `deployments/engine/tick.py:_once`."""
-    frame = sys._getframe(1)
-    root = f"{Path.cwd()}/"
-    while frame is not None:
-        file = frame.f_code.co_filename.removeprefix(root)
-        if file.split("/")[0] in OURS:
-            return f"{file}:{frame.f_code.co_name}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return "elsewhere"
+    """That function, as `deployments/engine/tick.py:_once`."""
+    frame = innermost()
+    return f"{_file(frame)}:{frame.f_code.co_name}" if frame else "elsewhere"
+
+
+def _file(frame: FrameType) -> str:
+    return frame.f_code.co_filename.removeprefix(f"{Path.cwd()}/")
 
 
 def around(points: Points, function: Callable[..., Any], place: Callable[..., str]) -> Callable[..., Any]:
@@ -93,7 +103,7 @@ def around(points: Points, function: Callable[..., Any], place: Callable[..., st
     return wrapped
 
 
-def watch_database(points: Points) -> None:
+def watch_database(points: Points, effects: Path) -> None:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
 
@@ -101,7 +111,16 @@ def watch_database(points: Points) -> None:
         alone = cursor.db.get_autocommit() and not cursor.db.in_atomic_block
         return here() if alone and WRITES.match(str(sql)) else ""
 
-    BaseDatabaseWrapper._commit = around(points, BaseDatabaseWrapper._commit, lambda *_: here())
+    commit = around(points, BaseDatabaseWrapper._commit, lambda *_: here())
+
+    def noted(database: Any) -> None:
+        commit(database)
+        frame = innermost()
+        if frame is not None and frame.f_code.co_name == "_once":
+            with (effects / "ticks").open("a") as file:
+                file.write(f"{time.time()} {frame.f_locals['held'].rollout_id}\n")
+
+    BaseDatabaseWrapper._commit = noted
     CursorWrapper.execute = around(points, CursorWrapper.execute, statement)
 
 
@@ -149,7 +168,7 @@ def main() -> None:
         sys.argv = command[1:]
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
     else:
-        watch_database(points)
+        watch_database(points, Path(directory))
         sys.argv = command
         runpy.run_path(command[0], run_name="__main__")
 
