@@ -42,6 +42,7 @@ from tests.faults.points import Death, deaths_of_a_rollout, die_at
 from tests.faults.world import ACTOR
 
 SERVICES = 6
+ALL_KINDS = (*CONTROL_PLANE, "database", "several")
 PATIENCE_SECONDS = 240
 """A rollout that has not ended by then is called a zombie."""
 RESUME_LIMIT_SECONDS = 30
@@ -203,13 +204,18 @@ class Torture:
         looked: dict[str, list[float]] = {}
         for when, rollout in map(str.split, (self.fleet.effects / "ticks").read_text().splitlines()):
             looked.setdefault(rollout, []).append(float(when))
-        return [
-            min(one for one in times if one > when) - when
-            for when, kind, _ in self.chaos.struck
-            if kind in kinds
-            for times in looked.values()
-            if times[0] < when < times[-1]
-        ]
+        found = []
+        faults = [when for when, kind, _ in self.chaos.struck if kind in (*ALL_KINDS, "suspended")]
+        for when, kind, _ in self.chaos.struck:
+            if kind not in kinds:
+                continue
+            # Where the next fault came first, it is that one's time that counts.
+            following = min((one for one in faults if one > when), default=math.inf)
+            for times in looked.values():
+                after = min((one for one in times if one > when), default=math.inf)
+                if times[0] < when and after < following:
+                    found.append(after - when)
+        return found
 
     def table(self, violations: Sequence[str]) -> str:
         states = Counter(Rollout.objects.values_list("state", flat=True))
@@ -226,7 +232,7 @@ class Torture:
             ("killed worker to next tick", spread(self.resumed(["worker"]))),
             (
                 "any fault of the control plane to next tick",
-                spread(self.resumed([*CONTROL_PLANE, "database", "several"])),
+                spread(self.resumed(ALL_KINDS)),
             ),
             ("cancelled to end", spread(self.cancels)),
         ]
