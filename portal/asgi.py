@@ -9,6 +9,7 @@ uvicorn would take 16 MiB of anybody; the shutdown has a limit because a peer th
 hold it up.
 """
 
+import gc
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,6 +21,8 @@ os.environ.setdefault("SLIPWAY_PROCESS", "web")
 django = get_asgi_application()
 
 # After Django is set up: these import models.
+from django.urls import get_resolver  # noqa: E402
+
 from portal.api.limits import bounded  # noqa: E402
 from portal.live import process  # noqa: E402
 from portal.live.routing import websockets  # noqa: E402
@@ -41,12 +44,23 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
             await lifespan(receive, send)
 
 
+def settle() -> None:
+    """Load what the first request would, and take all of it out of the garbage collector's sight.
+
+    It would look through some 400,000 objects that never go, every few requests, for 60 ms.
+    """
+    _ = get_resolver().url_patterns
+    gc.collect()
+    gc.freeze()
+
+
 async def lifespan(receive: Receive, send: Send) -> None:
     """Start listening before the first socket comes, and stop after the last has gone."""
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
             process.current()
+            settle()
             await send({"type": "lifespan.startup.complete"})
         else:
             await process.stop()
