@@ -46,7 +46,7 @@ def build(targets: int) -> World:
 
 
 def fleet(services: int, targets: int) -> tuple[list[World], list[Credential]]:
-    """So many services of one team in one environment, each with so many targets, each target with an agent."""
+    """So many services of a team in one environment, each with so many targets, each target with an agent."""
     from deployments.domain.actor import Actor
     from deployments.models import Environment, Region, Service, Target, Team
 
