@@ -38,34 +38,33 @@ def show(request: HttpRequest, actor: Actor, target_id: UUID) -> HttpResponse:
     now = timezone.now()
     history = targets.history(target, request.GET.get("before", ""))
     agent = target.agent
-    context = _log(target) | {
-        "target": target,
-        "environment": target.region.environment,
-        "health": target.health if target.release else "empty",
-        "since": ago(target.release_since, now),
-        "commit": short(target.release.commit_sha) if target.release else "",
-        "reported_at": ago(target.reported_at, now),
-        "reported": _reported(target, now),
-        "drift": drift.sentence(target),
-        "drift_since": ago(target.drift_since, now),
-        "drift_outlook": drift.outlook(target),
-        "agent": agent,
-        "agent_seen": ago(agent.last_seen_at, now) if agent else "",
-        "agent_state": agent_state(agent.is_silent(now, SLIPWAY.heartbeat_seconds)) if agent else "",
-        "history": [
-            Part(
-                rollout_id=row.rollout_id,
-                version=row.rollout.release.version,
-                before=row.previous_release.version if row.previous_release else "empty",
-                state=row.state,
-                label=words(row.state),
-                when=ago(row.state_since, now),
-                error=row.error,
-            )
-            for row in history.items
-        ],
-        "more_history": history.next_before and link(request, before=history.next_before),
-    }
+    context = (
+        _log(target)
+        | _drift(target, now)
+        | {
+            "health": target.health if target.release else "empty",
+            "since": ago(target.release_since, now),
+            "commit": short(target.release.commit_sha) if target.release else "",
+            "reported_at": ago(target.reported_at, now),
+            "reported": _reported(target, now),
+            "agent": agent,
+            "agent_seen": ago(agent.last_seen_at, now) if agent else "",
+            "agent_state": agent_state(agent.is_silent(now, SLIPWAY.heartbeat_seconds)) if agent else "",
+            "history": [
+                Part(
+                    rollout_id=row.rollout_id,
+                    version=row.rollout.release.version,
+                    before=row.previous_release.version if row.previous_release else "empty",
+                    state=row.state,
+                    label=words(row.state),
+                    when=ago(row.state_since, now),
+                    error=row.error,
+                )
+                for row in history.items
+            ],
+            "more_history": history.next_before and link(request, before=history.next_before),
+        }
+    )
     return render(request, "ui/target.html", context)
 
 
@@ -79,6 +78,12 @@ def log(request: HttpRequest, actor: Actor, target_id: UUID) -> HttpResponse:
     return render(request, "ui/target_log.html", context | {"target": target})
 
 
+@page
+def drift_note(request: HttpRequest, actor: Actor, target_id: UUID) -> HttpResponse:
+    """Whether and how it has drifted, as a fragment."""
+    return render(request, "ui/target_drift.html", _drift(targets.get(actor, target_id), timezone.now()))
+
+
 def agent_state(silent: bool) -> str:
     return "silent" if silent else "connected"
 
@@ -88,6 +93,16 @@ def _log(target: Target) -> dict[str, Any]:
     return {
         "log_chunks": chunks,
         "log_seen": chunks[-1].id if chunks else 0,
+    }
+
+
+def _drift(target: Target, now: datetime) -> dict[str, Any]:
+    return {
+        "target": target,
+        "environment": target.region.environment,
+        "drift": drift.sentence(target),
+        "drift_since": ago(target.drift_since, now),
+        "drift_outlook": drift.outlook(target),
     }
 
 

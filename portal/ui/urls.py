@@ -38,6 +38,7 @@ urlpatterns = [
     path("rollouts/<uuid:rollout_id>/<slug:action>/", steering.steer, name="steer"),
     path("rollouts/<uuid:rollout_id>/<slug:action>/choice/", steering.choice, name="steer-choice"),
     path("targets/<uuid:target_id>/", targets.show, name="target"),
+    path("targets/<uuid:target_id>/drift/", targets.drift_note, name="target-drift"),
     path("targets/<uuid:target_id>/log/", targets.log, name="target-log"),
     path("environments/", environments.index, name="environments"),
     path("environments/<slug:name>/", environments.show, name="environment"),

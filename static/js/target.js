@@ -1,5 +1,6 @@
 // The log of a target grows as its service writes; the view follows the end unless somebody scrolled up.
 
+import { fetchInto, gathered } from "./gather.js";
 import { saysState } from "./live.js";
 import { connect } from "./socket.js";
 
@@ -7,6 +8,8 @@ const CHARACTERS_KEPT = 200_000;
 
 const log = document.getElementById("log");
 const health = document.getElementById("health");
+
+const refreshDrift = gathered(() => fetchInto("drift", document.getElementById("drift").dataset.url));
 
 function toEnd() {
   log.scrollTop = log.scrollHeight;
@@ -26,6 +29,7 @@ connect(log.dataset.eventsUrl, {
   onEvents(events) {
     for (const { kind, data } of events) {
       if (kind === "log") append(data);
+      if (kind === "target") refreshDrift();
       if (kind === "target" && health.dataset.state !== "empty") {
         health.dataset.state = data.health;
         health.textContent = data.health;

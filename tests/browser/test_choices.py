@@ -3,9 +3,11 @@
 import re
 
 import pytest
+from django.db import connection
 from playwright.sync_api import expect
 
-from deployments.models import Rollout, Service
+from deployments.agents import news
+from deployments.models import Rollout, Service, Target
 from deployments.services.retries import skip_targets
 from deployments.services.rollouts import start_rollout
 from tests.browser.conftest import Open
@@ -135,6 +137,25 @@ def test_without_javascript_targets_are_chosen_on_a_page(
     page.get_by_label("orders-01").check()
     page.get_by_role("button", name="Skip targets").click()
     expect(page.locator(".tile[data-state=skipped]")).to_have_count(1)
+
+
+def test_drift_comes_and_goes_on_the_targets_page(open_page: Open, owner: Person, paused: Rollout) -> None:
+    target = Target.objects.get(name="orders-05")
+
+    def drift(cause: str) -> None:
+        since = paused.created_at if cause else None
+        Target.objects.filter(id=target.id).update(drift=cause, drift_since=since)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify(%s, %s)", [news.CHANNEL, str(target.id)])
+
+    page = open_page(owner, f"/targets/{target.id}/")
+    expect(page.locator("#live-state")).to_have_text("Live")
+    expect(page.locator("#drift .note")).to_have_count(0)
+    drift("process")
+    expect(page.locator("#drift")).to_contain_text("It has drifted (process)")
+    expect(page.locator("#drift")).to_contain_text("The process of 1.0 does not run")
+    drift("")
+    expect(page.locator("#drift .note")).to_have_count(0)
 
 
 @THEMES
