@@ -14,6 +14,7 @@ import msgspec
 from django.db import connection
 
 from deployments import events
+from deployments.agents import outbox
 from deployments.domain.actions import CloseTask, MoveBatch, MoveTarget
 from deployments.domain.actor import Actor
 from deployments.domain.states import (
@@ -24,6 +25,7 @@ from deployments.domain.states import (
     BatchState,
     RolloutState,
     TargetState,
+    TaskState,
 )
 from deployments.engine import slots
 from deployments.errors import MoveNotAllowed, StaleState
@@ -170,6 +172,8 @@ class Moves:
 
     def close_tasks(self, moves: Sequence[CloseTask]) -> None:
         self._write(TASKS, [msgspec.to_builtins(move) for move in moves], open=sorted(TASK_OPEN))
+        if any(move.to is TaskState.CANCELLED for move in moves):
+            outbox.notify()
         self.changes += [
             events.Change(
                 verb=f"task.{move.to}",
