@@ -96,10 +96,12 @@ def agents(actor: Actor, after: str = "") -> Page[Agent]:
 
 def regions(actor: Actor, environments: Sequence[Environment]) -> dict[UUID, list[RegionCount]]:
     """Regions by environment, each with how many targets the actor may see there."""
-    visible = access.visible(actor, Target.objects.filter(region__environment__in=environments))
-    counts = dict(visible.order_by().values_list("region_id").annotate(number=Count("id")))
+    places = list(Region.objects.filter(environment__in=environments).order_by("position", "name"))
+    # By the regions' ids, so that an index has all that is counted.
+    visible = access.visible(actor, Target.objects.filter(region__in=[region.id for region in places]))
+    counts = dict(visible.order_by().values_list("region_id").annotate(number=Count("*")))
     found: dict[UUID, list[RegionCount]] = defaultdict(list)
-    for region in Region.objects.filter(environment__in=environments).order_by("position", "name"):
+    for region in places:
         found[region.environment_id].append(RegionCount(region.name, counts.get(region.id, 0)))
     return found
 
