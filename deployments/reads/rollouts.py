@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
-from django.db.models import Count, QuerySet
+from django.db.models import Case, Count, IntegerField, QuerySet, Value, When
 
 from deployments import access
 from deployments.domain.actor import Actor
@@ -21,6 +21,7 @@ from deployments.reads.page import PAGE_SIZE, Page, newest_first
 UNTOLD = "The engine is about to look at this rollout"
 EVENTS_SHOWN = 100
 FAILURES_SHOWN = 20
+UNDER_WAY_SHOWN = 20
 
 VERBS = {
     "pause": "rollout.pause",
@@ -150,10 +151,10 @@ def _ids(rows: QuerySet[Any]) -> list[UUID]:
 
 
 def under_way(service: Service) -> list[Rollout]:
-    """What moves, then what waits for its turn; the caller may see the service."""
-    rows = Rollout.objects.active().filter(service=service)
-    related = rows.select_related("service", "environment", "release")
-    return sorted(related, key=lambda one: (one.state not in MOVING, -one.priority, one.id))
+    """What moves, then the first of what waits for its turn; the caller may see the service."""
+    is_waiting = Case(When(state__in=MOVING, then=Value(0)), default=Value(1), output_field=IntegerField())
+    rows = Rollout.objects.active().filter(service=service).order_by(is_waiting, "-priority", "id")
+    return list(rows.select_related("service", "environment", "release")[:UNDER_WAY_SHOWN])
 
 
 def progress(rollout: Rollout) -> Progress:
