@@ -36,6 +36,17 @@ ROLLOUTS = """
 """
 
 
+HELD = """
+    SELECT count(*) FROM deployments_agent
+    WHERE starts_with(connected_to, %s || '/') AND revoked_at IS NULL
+"""
+LOST = """
+    SELECT held.id, agent.id IS NULL FROM unnest(%s::uuid[], %s::text[]) AS held(id, place)
+    LEFT JOIN deployments_agent agent ON agent.id = held.id AND agent.revoked_at IS NULL
+    WHERE agent.id IS NULL OR agent.connected_to <> held.place
+"""
+
+
 def key_of(agent_id: UUID) -> bytes | None:
     """The agent's public key; None for an agent that is unknown or revoked."""
     key = Agent.objects.filter(pk=agent_id, revoked_at=None).values_list("public_key", flat=True).first()
@@ -75,10 +86,16 @@ def disconnect(held: Mapping[UUID, str]) -> None:
         cursor.execute(DISCONNECT, [list(held), list(held.values())])
 
 
+def count_held(process: str) -> int:
+    """How many agents that are not revoked have their socket at this web process, by the rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(HELD, [process])
+        (count,) = cursor.fetchone()
+        return int(count)
+
+
 def lost(held: Mapping[UUID, str]) -> dict[UUID, bool]:
     """Those of these agents (agent id -> place) that were revoked (True) or connected elsewhere (False)."""
-    kept = Agent.objects.filter(pk__in=list(held), revoked_at=None).values_list("id", "connected_to")
-    places = dict(kept)
-    return {
-        agent_id: agent_id not in places for agent_id, place in held.items() if places.get(agent_id) != place
-    }
+    with connection.cursor() as cursor:
+        cursor.execute(LOST, [list(held), list(held.values())])
+        return dict(cursor.fetchall())

@@ -28,7 +28,7 @@ CHANNEL = "slipway_outbox"
 TAKE = """
     WITH due AS (
         SELECT task.id FROM deployments_task task JOIN deployments_agent agent ON agent.id = task.agent_id
-        WHERE task.agent_id = ANY(%(agents)s) AND task.state = ANY(%(open)s) AND task.expires_at > now()
+        WHERE {whose} AND task.state = ANY(%(open)s) AND task.expires_at > now()
           AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
           AND (task.sent_at IS NULL OR task.sent_at < agent.connected_at)
         ORDER BY task.id LIMIT %(limit)s FOR UPDATE OF task SKIP LOCKED)
@@ -58,7 +58,7 @@ FORGET = """
 CANCEL = """
     WITH due AS (
         SELECT task.id FROM deployments_task task JOIN deployments_agent agent ON agent.id = task.agent_id
-        WHERE task.agent_id = ANY(%(agents)s) AND task.state = 'cancelled' AND task.expires_at > now()
+        WHERE {whose} AND task.state = 'cancelled' AND task.expires_at > now()
           AND task.sent_at IS NOT NULL
           AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
           AND (task.cancel_sent_at IS NULL OR task.cancel_sent_at < agent.connected_at)
@@ -70,10 +70,15 @@ CANCEL = """
     RETURNING task.id, task.agent_id, task.rollout_id, task.attempt, task.fence, task.expires_at,
         task.request_id, target.id, target.name
 """
+BY_ID = "task.agent_id = ANY(%(agents)s)"
+HELD_BY = "starts_with(agent.connected_to, %(agents)s || '/')"
 FIELDS = OpenTask.__slots__
 AT_ONCE = 1000
 """Tasks taken in one go; whoever gets as many looks again."""
 
+Agents = Sequence[UUID] | str
+"""Some by their ids; or all whose sockets a web process holds, by its name, which costs what there is to
+send and not what is connected."""
 Sent = tuple[UUID, UUID, str]
 """Agent id, task id, frame."""
 
@@ -86,18 +91,18 @@ def notify() -> None:
         cursor.execute("SELECT pg_notify(%s, '')", [CHANNEL])
 
 
-def take(agent_ids: Sequence[UUID]) -> list[Sent]:
+def take(agents: Agents) -> list[Sent]:
     """Mark the unsent tasks of these agents as sent; return (agent id, task id, frame), oldest first.
 
     Three statements, however many tasks. A task whose configuration cannot be resolved for its target
     is answered here, as a report `failed` with code `invalid_config`, and holds nobody else back.
     """
-    if not agent_ids:
+    if not agents:
         return []
     frames: list[Sent] = []
     failures: list[tuple[UUID, protocol.TaskReport]] = []
     with transaction.atomic():
-        tasks = _mark(agent_ids)
+        tasks = _mark(agents)
         releases = load_releases({task.release_id for task in tasks if task.release_id})
         for task in tasks:
             try:
@@ -108,12 +113,12 @@ def take(agent_ids: Sequence[UUID]) -> list[Sent]:
     return frames
 
 
-def cancel(agent_ids: Sequence[UUID]) -> list[Sent]:
+def cancel(agents: Agents) -> list[Sent]:
     """Return a frame for each task of these agents that was sent and then cancelled, once a connection."""
-    if not agent_ids:
+    if not agents:
         return []
     with connection.cursor() as cursor:
-        cursor.execute(CANCEL, {"agents": list(agent_ids), "limit": AT_ONCE})
+        cursor.execute(_of(CANCEL, agents), {"agents": agents, "limit": AT_ONCE})
         rows = cursor.fetchall()
     return [
         (agent_id, task_id, sign(_cancel(task_id, agent_id, *rest)))
@@ -133,9 +138,13 @@ def resend(agent_ids: Sequence[UUID]) -> tuple[list[Sent], set[UUID]]:
         return take(agent_ids), skipped
 
 
-def _mark(agent_ids: Sequence[UUID]) -> list[OpenTask]:
+def _of(statement: str, agents: Agents) -> str:
+    return statement.format(whose=HELD_BY if isinstance(agents, str) else BY_ID)
+
+
+def _mark(agents: Agents) -> list[OpenTask]:
     with connection.cursor() as cursor:
-        cursor.execute(TAKE, {"agents": list(agent_ids), "open": OPEN_STATES, "limit": AT_ONCE})
+        cursor.execute(_of(TAKE, agents), {"agents": agents, "open": OPEN_STATES, "limit": AT_ONCE})
         rows = cursor.fetchall()
     # Django hands jsonb out as text on a plain cursor.
     facts = [dict(zip(FIELDS, row, strict=True)) for row in rows]

@@ -67,8 +67,10 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Dispatcher:
-    def __init__(self, database: Database, counts: Counter[str]) -> None:
+    def __init__(self, database: Database, counts: Counter[str], process: str) -> None:
         self._database = database
+        self._process = process
+        """The name that this web process has in the places of its connections."""
         self.counts = counts
         """What was refused and why, since the process began."""
         self.connected: dict[UUID, AgentSocket] = {}
@@ -127,7 +129,7 @@ class Dispatcher:
                 if again:
                     frames, skipped = await self._database.run(outbox.resend, list(again))
                     self._again |= skipped
-                frames += await self._database.run(outbox.take, list(self.connected))
+                frames += await self._database.run(outbox.take, self._process)
             except (DatabaseError, InterfaceError) as error:
                 # Tasks may have been marked as sent and not been handed over: send all open ones again.
                 logger.warning("live.outbox_failed", error=str(error))
@@ -143,7 +145,7 @@ class Dispatcher:
     async def _send_cancellations(self) -> None:
         """After the tasks, in the same loop: a cancellation must not overtake what it cancels."""
         try:
-            self._write_frames(await self._database.run(outbox.cancel, list(self.connected)))
+            self._write_frames(await self._database.run(outbox.cancel, self._process))
         except (DatabaseError, InterfaceError) as error:
             # Some may have been marked and not been handed over; the tasks then run to their end.
             logger.warning("live.cancel_failed", error=str(error))
@@ -162,21 +164,29 @@ class Dispatcher:
                 async with asyncio.timeout_at(check_all_at):
                     await self._suspicion.wait()
             except TimeoutError:
-                self._suspects.update(self.connected)
                 check_all_at = loop.time() + CHECK_SECONDS
-            self._suspicion.clear()
-            suspects, self._suspects = self._suspects, set()
-            held = {agent_id: self.connected[agent_id] for agent_id in suspects & self.connected.keys()}
-            if not held:
-                continue
-            places = {agent_id: socket.place for agent_id, socket in held.items()}
+                is_due = True
+            else:
+                is_due = False
             try:
-                lost = await self._database.run(connections.lost, places)
+                await self._drop_lost(is_due)
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("live.recheck_failed", error=str(error))
-                continue
-            for agent_id, is_revoked in lost.items():
-                held[agent_id].outlet.close(NOT_SIGNED_IN if is_revoked else REPLACED)
+
+    async def _drop_lost(self, is_due: bool) -> None:
+        """Look at those who are suspected; `is_due`: at all, unless there are as many as the rows say."""
+        self._suspicion.clear()
+        if is_due and self.connected:
+            held_by_rows = await self._database.run(connections.count_held, self._process)
+            if held_by_rows != len(self.connected):
+                self._suspects.update(self.connected)
+        suspects, self._suspects = self._suspects, set()
+        held = {agent_id: self.connected[agent_id] for agent_id in suspects & self.connected.keys()}
+        if not held:
+            return
+        places = {agent_id: socket.place for agent_id, socket in held.items()}
+        for agent_id, is_revoked in (await self._database.run(connections.lost, places)).items():
+            held[agent_id].outlet.close(NOT_SIGNED_IN if is_revoked else REPLACED)
 
     async def _write_reports(self, lot: Sequence[Said]) -> None:
         accepted = await self._database.run(_accept, lot)

@@ -36,7 +36,7 @@ class WebProcess:
         self.database = Database()
         self.hub = Hub(self.database)
         self.guard = Guard(self.database)
-        self.dispatcher = Dispatcher(self.database, self.counts)
+        self.dispatcher = Dispatcher(self.database, self.counts, self.name)
         self._wakes: dict[str, Callable[[UUID], None]] = {
             events.CHANNEL: self.hub.rollout_has_events,
             logs.CHANNEL: self.hub.target_has_logs,

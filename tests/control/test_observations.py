@@ -158,7 +158,9 @@ def test_a_connection_ends_only_where_it_is_the_last(world: World) -> None:
     assert world.agent.connected_to == "web/2"
     assert connections.lost({agent: "web/1"}) == {agent: False}
     assert connections.lost({agent: "web/2"}) == {}
+    assert (connections.count_held("web"), connections.count_held("we")) == (1, 0)
     Agent.objects.filter(pk=agent).update(revoked_at=timezone.now())
     assert connections.lost({agent: "web/2"}) == {agent: True}
+    assert connections.count_held("web") == 0
     assert connections.connect(agent, "web/3", hostname="", software="") is None
     assert connections.key_of(agent) is None

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def dispatcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatcher]:
     monkeypatch.setattr("portal.live.database.THREADS", 1)  # whose connection is surely closed at the end
     database = Database()
-    yield Dispatcher(database, Counter())
+    yield Dispatcher(database, Counter(), "web")
     database.close()
 
 
