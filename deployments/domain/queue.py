@@ -55,6 +55,10 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     """1, 2, 3, ...: its place among those that wait for the same environment."""
     waiting: int = 1
     """How many wait for that environment, itself included."""
+    before: int = 0
+    """How many of the whole queue, whatever they wait for, go before it."""
+    following: UUID | None = None
+    """Who else may start now, first among them."""
     ahead: str = ""
     """What moves in its stead, for people: `orders 1.1, paused`."""
     estimate: datetime | None = None
@@ -71,7 +75,7 @@ def line_up(entries: Sequence[Entry], limits: Limits, now: datetime) -> dict[UUI
     waiting = Counter(entry.environment for entry in entries if not entry.moving)
     places: Counter[UUID] = Counter()
     slots: dict[UUID, Slot] = {}
-    for entry in _order(entries, teams, now):
+    for before, entry in enumerate(_order(entries, teams, now)):
         places[entry.environment] += 1
         blocked_by, limit = _blocked(entry, busy, environments, teams, total, limits)
         if not blocked_by:
@@ -85,6 +89,7 @@ def line_up(entries: Sequence[Entry], limits: Limits, now: datetime) -> dict[UUI
             limit=limit,
             place=places[entry.environment],
             waiting=waiting[entry.environment],
+            before=before,
         )
     return slots
 

@@ -31,6 +31,7 @@ from deployments.strategies.base import Bake, Busy, Done, Settle, Start, Strateg
 T = TargetState
 
 QUEUE_CHECK_SECONDS = 5
+LONGEST_QUEUE_CHECK_SECONDS = 120
 DONE = (T.HEALTHY, T.FAILED, T.SKIPPED)
 
 
@@ -53,7 +54,9 @@ def _begin(draft: Draft, strategy: Strategy) -> None:
         reason = f"The release went on hold while the rollout waited: {snapshot.hold.rstrip('.')}."
         draft.move_rollout(RolloutState.FAILED, f"{reason} Nothing was changed.")
     elif snapshot.slot is not None and not snapshot.slot.free:
-        draft.check_at(draft.now + timedelta(seconds=QUEUE_CHECK_SECONDS))
+        # So a thousand that wait look ten times a second, and not two hundred times.
+        seconds = min(LONGEST_QUEUE_CHECK_SECONDS, QUEUE_CHECK_SECONDS * (1 + snapshot.slot.before))
+        draft.check_at(draft.now + timedelta(seconds=seconds))
         draft.waiting = say_queued(draft, snapshot.slot)
     else:
         draft.move_rollout(

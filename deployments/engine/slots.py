@@ -1,8 +1,9 @@
 """Slots in the database: who moves, who waits, and whom to wake when a slot has become free.
 
 A rollout takes its slot in its own tick, under one lock for all of them, so that two cannot take the
-last one; the order is `domain.queue`'s. Nobody hands out slots to others: a rollout that was not woken
-looks again by itself after a few seconds.
+last one; the order is `domain.queue`'s. Where there is room for all that are active, nobody can take
+another's slot, and they share the lock. Nobody hands out slots to others: who starts wakes who may start
+next, and a rollout that was not woken looks again by itself, the sooner the fewer go before it.
 """
 
 from collections.abc import Collection
@@ -17,8 +18,11 @@ from django.db import connection
 from deployments import queueing
 from deployments.domain.queue import Entry, Limits, Slot, line_up
 from deployments.domain.states import ACTIVE, MOVING
+from deployments.errors import StaleState
 
 LOCK = 0x51197A8
+LOCK_ALONE = "SELECT pg_advisory_xact_lock(%s)"
+SHARE = "SELECT pg_advisory_xact_lock_shared(%s)"
 HISTORY = 20
 """Rollouts of the environment that an estimate is made from."""
 LONGEST_WAKE = 100
@@ -39,6 +43,25 @@ QUEUE = """
         'teams', (
             SELECT coalesce(json_object_agg(id, max_active), '{}')
             FROM deployments_team WHERE max_active IS NOT NULL))::text
+"""
+# Room for all, should all that wait start at this moment. One that comes later counts this one as active.
+ROOM = """
+    SELECT count(*) <= %(all)s
+           AND count(*) FILTER (WHERE r.service_id = mine.service_id
+                                  AND r.environment_id = mine.environment_id) = 1
+           AND count(*) FILTER (WHERE r.environment_id = mine.environment_id)
+               <= coalesce(max(mine.environment_limit), count(*))
+           AND count(*) FILTER (WHERE s.team_id = mine.team_id) <= coalesce(max(mine.team_limit), count(*))
+    FROM deployments_rollout r JOIN deployments_service s ON s.id = r.service_id
+    CROSS JOIN (
+        SELECT my.service_id, my.environment_id, service.team_id,
+               e.max_active AS environment_limit, t.max_active AS team_limit
+        FROM deployments_rollout my
+        JOIN deployments_service service ON service.id = my.service_id
+        JOIN deployments_team t ON t.id = service.team_id
+        JOIN deployments_environment e ON e.id = my.environment_id
+        WHERE my.id = %(id)s) AS mine
+    WHERE r.state = ANY(%(active)s)
 """
 AHEAD = """
     SELECT rel.version, r.state FROM deployments_rollout r
@@ -76,13 +99,22 @@ _decoder = msgspec.json.Decoder(_Queue)
 
 
 def look(rollout_id: UUID, now: datetime) -> Slot:
-    """Whether the rollout may start, in the caller's transaction; the others wait until it has ended."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+    """Whether the rollout may start, in the caller's transaction; where it is tight, the others wait for it.
+
+    Raises StaleState when others took the room that there was for all.
+    """
+    if _has_room(rollout_id):
+        _row(SHARE, [LOCK])
+        if _has_room(rollout_id):
+            return Slot(free=True)
+        # Of two who share the lock, neither could get it alone.
+        raise StaleState
+    _row(LOCK_ALONE, [LOCK])
     line = line_of(now)
     slot = line.slots[rollout_id]
     if slot.free:
-        return slot
+        others = (one for one, other in line.slots.items() if other.free and one != rollout_id)
+        return msgspec.structs.replace(slot, following=next(others, None))
     environment = line.entries[rollout_id].environment
     took = takes([environment]).get(environment)
     return msgspec.structs.replace(slot, ahead=_ahead(rollout_id), estimate=estimate(slot, took, now))
@@ -119,6 +151,12 @@ def estimate(slot: Slot, took_seconds: float | None, now: datetime) -> datetime 
         return None
     rounds = -(-slot.place // max(slot.limit, 1))
     return now + timedelta(seconds=rounds * took_seconds)
+
+
+def _has_room(rollout_id: UUID) -> bool:
+    limit = settings.SLIPWAY.max_active_rollouts
+    (has_room,) = _row(ROOM, {"all": limit, "id": rollout_id, "active": sorted(ACTIVE)})
+    return bool(has_room)
 
 
 def _ahead(rollout_id: UUID) -> str:

@@ -5,6 +5,7 @@ from uuid import UUID
 import structlog
 from django.db import transaction
 
+from deployments import queueing
 from deployments.domain.actor import Actor
 from deployments.domain.states import ACTIVE, WAITING_FOR_SLOT, RolloutState
 from deployments.engine import lease, slots
@@ -45,6 +46,8 @@ def _once(held: lease.Lease) -> bool:
         actions = plan(snapshot, now)
         apply(actions, snapshot, moves, fence=held.fence, now=now)
         moves.record()
+        if slot and slot.following:
+            queueing.tick(slot.following)
         again = lease.release(held)
     if rollout.state != before:
         log.info(

@@ -10,6 +10,7 @@ from django.db import connection
 
 from deployments.domain.states import RolloutState
 from deployments.engine import sweep
+from deployments.engine.planner import QUEUE_CHECK_SECONDS
 from deployments.engine.tick import tick
 from deployments.errors import QueueFull, RolloutActive
 from deployments.models import Environment, QueuedJob, Rollout, Service, Team
@@ -80,6 +81,26 @@ def test_one_that_nobody_woke_looks_again_by_itself(
     woken()
     driver.later(first, 6)
     assert second.id in sweep.due()
+
+
+def test_one_that_starts_wakes_who_may_start_next(driver: Driver, world: World) -> None:
+    limit(world, 1)
+    names = ("a", "b", "c", "d")
+    started = [driver.tick(begin(driver, world.service(name, targets=1), "1.0")) for name in names]
+    limit(world, 3)
+    woken()
+    driver.tick(started[1])
+    assert woken() == {str(started[2].id)}
+
+
+def test_the_more_go_before_it_the_later_it_looks_again(driver: Driver, world: World) -> None:
+    limit(world, 1)
+    names = ("a", "b", "c")
+    started = [driver.tick(begin(driver, world.service(name, targets=1), "1.0")) for name in names]
+    _, next_one, last = (rollout.next_check_at for rollout in started)
+    assert next_one is not None
+    assert last is not None
+    assert last - next_one >= timedelta(seconds=QUEUE_CHECK_SECONDS)
 
 
 def test_a_second_rollout_of_a_service_queues_up_when_asked_and_starts_from_what_is_stable_then(
