@@ -149,6 +149,7 @@ async def _serve(agent: SimulatedAgent, gate: asyncio.Semaphore, lost: list[str]
         serving = asyncio.create_task(agent.run())
         welcomed = asyncio.create_task(agent.welcomed.wait())
         await asyncio.wait((serving, welcomed), return_when=asyncio.FIRST_COMPLETED)
+        welcomed.cancel()
     try:
         await serving
         lost.append("closed")

@@ -11,7 +11,7 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 def cpu_seconds(pid: int) -> float:
     """Of the process with all its descendants, those included that have ended and were waited for."""
     ticks = 0
-    for one in _tree(pid):
+    for one in tree(pid):
         try:
             fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -48,7 +48,8 @@ class Cpu:
         return {name: self.seconds[name] - before.seconds[name] for name in self.seconds}
 
 
-def _tree(pid: int) -> Iterator[int]:
+def tree(pid: int) -> Iterator[int]:
+    """The process and all that descend from it, parents first."""
     yield pid
     try:
         children = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
@@ -56,4 +57,4 @@ def _tree(pid: int) -> Iterator[int]:
         return
     for line in children:
         for child in line.split():
-            yield from _tree(int(child))
+            yield from tree(int(child))
