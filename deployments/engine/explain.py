@@ -138,6 +138,11 @@ def _steering(draft: Draft) -> tuple[str, ...]:
     return () if draft.state is RolloutState.ROLLING_BACK else STEERING
 
 
+def share(number: int, total: int, what: str) -> str:
+    """`3 of 12 targets were skipped`, `1 of 12 targets was skipped`."""
+    return f"{number} of {total} targets {'was' if number == 1 else 'were'} {what}"
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 

@@ -2,7 +2,7 @@
 
 from deployments.domain.states import BatchState, RolloutState, TargetState
 from deployments.engine.draft import Draft, DraftTarget
-from deployments.engine.explain import names_of, say_paused, silent_deadline
+from deployments.engine.explain import names_of, say_paused, share, silent_deadline
 from deployments.engine.rollback import close_all
 from deployments.engine.settle import end_what_moves
 from deployments.strategies.base import Reaction, tolerated
@@ -106,7 +106,7 @@ def _react(draft: Draft, reaction: Reaction, sentence: str) -> None:
         close_all(draft, "The rollout failed before anything was changed")
         draft.move_rollout(RolloutState.FAILED, f"{sentence} Nothing was changed.")
         return
-    rest = f"{total - len(touched)} of {total} targets were not touched."
+    rest = f"{share(total - len(touched), total, 'not touched')}."
     held = [target for target in touched if target.facts.previous_held]
     if reaction == "rollback" and held:
         reaction = "pause"
@@ -126,8 +126,8 @@ def _react(draft: Draft, reaction: Reaction, sentence: str) -> None:
         end_what_moves(draft, "when the rollout was aborted")
         draft.move_rollout(
             RolloutState.FAILED,
-            f"{sentence} {len(touched)} of {total} targets were changed and stay as they are; the others "
-            "were not touched.",
+            f"{sentence} {share(len(touched), total, 'changed')} and not put back; "
+            "the others were not touched.",
         )
 
 

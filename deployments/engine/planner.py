@@ -21,6 +21,7 @@ from deployments.engine.explain import (
     say_retrying,
     say_silent,
     say_working,
+    share,
 )
 from deployments.engine.failures import give_up_on
 from deployments.engine.rollback import roll_back
@@ -139,7 +140,7 @@ def _succeed(draft: Draft) -> None:
     if failed := len(draft.in_state(T.FAILED)):
         notes.append(f"{failed} of {total} targets failed, which the policy tolerates.")
     if skipped := len(draft.in_state(T.SKIPPED)):
-        notes.append(f"{skipped} of {total} targets were skipped.")
+        notes.append(f"{share(skipped, total, 'skipped')}.")
     draft.move_rollout(RolloutState.SUCCEEDED, " ".join(notes))
 
 

@@ -11,6 +11,7 @@ from deployments import access
 from deployments.domain.actions import MoveBatch
 from deployments.domain.actor import Actor
 from deployments.domain.states import ACTIVE, BatchState, RolloutState, TargetState
+from deployments.engine.explain import share
 from deployments.engine.transition import Moves
 from deployments.errors import Invalid, MoveNotAllowed
 from deployments.models import Batch, Environment, Release, Rollout, RolloutTarget, Service
@@ -97,7 +98,7 @@ def cancel_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: i
     moving = list(rollout.targets.filter(state=TargetState.ACTIVATING).select_related("target"))
     touched = rollout.targets.filter(touched=True).count()
     rest = (
-        f"{touched} of {rollout.targets.count()} targets were changed and stay as they are."
+        f"{share(touched, rollout.targets.count(), 'changed')} and not put back."
         if touched
         else "Nothing was changed."
     )

@@ -148,7 +148,7 @@ def test_cancel_ends_at_once_and_says_what_was_changed(
     driver.tick(running)
     assert running.state == RolloutState.CANCELLED
     assert running.outcome == (
-        "wrong day (owner). 3 of 12 targets were changed and stay as they are. "
+        "wrong day (owner). 3 of 12 targets were changed and not put back. "
         "3 of them were just being changed."
     )
     assert driver.open_tasks(running) == []

@@ -59,7 +59,7 @@ def test_one_is_skipped_and_the_other_tried_again(paused: Rollout, driver: Drive
     retry_targets(actor=owner, rollout_id=paused.id, reason="go", targets=[target("orders-01")])
     driver.finish(paused)
     assert paused.state == RolloutState.SUCCEEDED
-    assert paused.outcome == "1 of 12 targets were skipped."
+    assert paused.outcome == "1 of 12 targets was skipped."
     assert driver.states(paused)["orders-02"] == "skipped"
     assert Target.objects.get(name="orders-02").stable_release is None, "it is not called stable"
     assert Target.objects.get(name="orders-01").stable_release is not None
