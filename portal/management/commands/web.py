@@ -28,6 +28,9 @@ class Command(BaseCommand):
             ws_per_message_deflate=False,
             # Room to answer a frame that is too large, and not uvicorn's 16 MiB for whoever connects.
             ws_max_size=2 * protocol.MAX_FRAME_BYTES,
+            # Within the minute after which proxies end a silent connection. Agents say heartbeats and ask for
+            # themselves; for ten thousand of them each ping costs as much as a heartbeat.
+            ws_ping_interval=45.0,
             # The application listens to the database from its start to its end.
             lifespan="on",
             log_config=None,
