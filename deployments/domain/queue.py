@@ -55,6 +55,8 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     """1, 2, 3, ...: its place among those that wait for the same environment."""
     waiting: int = 1
     """How many wait for that environment, itself included."""
+    turn: int = 1
+    """1, 2, 3, ...: its place among those that wait for the very same limit."""
     before: int = 0
     """How many of the whole queue, whatever they wait for, go before it."""
     following: UUID | None = None
@@ -74,6 +76,7 @@ def line_up(entries: Sequence[Entry], limits: Limits, now: datetime) -> dict[UUI
     total = len(moving)
     waiting = Counter(entry.environment for entry in entries if not entry.moving)
     places: Counter[UUID] = Counter()
+    turns: Counter[tuple[Limit, object]] = Counter()
     slots: dict[UUID, Slot] = {}
     for before, entry in enumerate(_order(entries, teams, now)):
         places[entry.environment] += 1
@@ -83,12 +86,19 @@ def line_up(entries: Sequence[Entry], limits: Limits, now: datetime) -> dict[UUI
             environments[entry.environment] += 1
             teams[entry.team] += 1
             total += 1
+        shared = {
+            "service": (entry.service, entry.environment),
+            "environment": entry.environment,
+            "team": entry.team,
+        }.get(blocked_by)
+        turns[blocked_by, shared] += 1
         slots[entry.id] = Slot(
             free=not blocked_by,
             blocked_by=blocked_by,
             limit=limit,
             place=places[entry.environment],
             waiting=waiting[entry.environment],
+            turn=turns[blocked_by, shared],
             before=before,
         )
     return slots

@@ -149,7 +149,7 @@ def estimate(slot: Slot, took_seconds: float | None, now: datetime) -> datetime 
     """When it may start, with so many at once as the limit lets; None: nothing is known."""
     if took_seconds is None:
         return None
-    rounds = -(-slot.place // max(slot.limit, 1))
+    rounds = -(-slot.turn // max(slot.limit, 1))
     return now + timedelta(seconds=rounds * took_seconds)
 
 

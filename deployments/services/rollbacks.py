@@ -15,6 +15,8 @@ from deployments.models import Release, Rollout, Target
 from deployments.services.planning import plan_rollout
 from deployments.services.steering import commit, locked, said, words
 
+REASON_LETTERS = 500
+
 
 @transaction.atomic
 def roll_back_rollout(
@@ -58,7 +60,7 @@ def roll_back_rollout(
         environment=rollout.environment,
         release=release,
         strategy=_strategy(rollout, len(here)),
-        reason=f"{reason.strip()} Back to {why}".strip(),
+        reason=_reason(reason, why),
         kind=Rollout.Kind.ROLLBACK,
         rolls_back=rollout,
         only=here,
@@ -98,6 +100,12 @@ def _check_bytes(release: Release) -> None:
             f"The artifact of {release} is missing from the store, so it cannot be gone back to. "
             "Upload the same bytes again, or roll out another release."
         ) from None
+
+
+def _reason(reason: str, why: str) -> str:
+    """What the person said, cut where it is long, and why it goes where it goes."""
+    said = reason.strip().rstrip(".")
+    return f"{said[: REASON_LETTERS - len(why) - 2]}. {why}" if said else why
 
 
 def _strategy(rollout: Rollout, total: int) -> dict[str, Any]:

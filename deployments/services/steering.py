@@ -13,7 +13,7 @@ from deployments.domain.actor import Actor
 from deployments.domain.states import TASK_OPEN, RolloutState, TargetState, TaskState
 from deployments.engine.explain import say_paused
 from deployments.engine.transition import Moves
-from deployments.errors import StaleVersion
+from deployments.errors import MoveNotAllowed, StaleVersion
 from deployments.models import Rollout, RolloutTarget
 from deployments.services.planning import RELATED, UNTICKED
 
@@ -28,6 +28,11 @@ def locked(actor: Actor, verb: str, rollout_id: UUID, if_version: int | None) ->
     )
     if if_version is not None and if_version != rollout.event_count:
         raise StaleVersion
+    if rollout.quarantined_at is not None and rollout.is_active and verb != "rollout.cancel":
+        raise MoveNotAllowed(
+            "The engine leaves this rollout alone, because looking at it failed each time. Ask an "
+            "administrator to release its fault, or cancel it."
+        )
     return rollout, Moves(rollout, actor=actor, now=database_now())
 
 

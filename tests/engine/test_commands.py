@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from audit.models import Entry
 from deployments.domain.states import RolloutState
@@ -46,6 +47,19 @@ def test_a_second_rollout_is_refused_while_one_is_active(
         driver.start(orders, "1.2")
     assert refusal.value.extra["rollout"] == str(running.id)
     assert Rollout.objects.filter(release__version="1.2").count() == 0
+
+
+def test_in_quarantine_a_rollout_can_only_be_cancelled(running: Rollout, owner: Person) -> None:
+    waiting = {"kind": "fault", "sentence": "The engine failed on it.", "unblock": ["release", "cancel"]}
+    Rollout.objects.filter(id=running.id).update(quarantined_at=timezone.now(), waiting_on=waiting)
+    for command in (rollouts.pause_rollout, rollbacks.roll_back_rollout):
+        with pytest.raises(MoveNotAllowed, match="release its fault, or cancel it"):
+            command(actor=owner, rollout_id=running.id, reason="x")
+    running.refresh_from_db()
+    assert running.waiting_on == waiting
+    rollouts.cancel_rollout(actor=owner, rollout_id=running.id, reason="x")
+    running.refresh_from_db()
+    assert running.state == RolloutState.CANCELLED
 
 
 def test_the_database_refuses_a_second_moving_rollout(running: Rollout) -> None:
@@ -148,8 +162,7 @@ def test_cancel_ends_at_once_and_says_what_was_changed(
     driver.tick(running)
     assert running.state == RolloutState.CANCELLED
     assert running.outcome == (
-        "wrong day (owner). 3 of 12 targets were changed and not put back. "
-        "3 of them were just being changed."
+        "wrong day (owner). 3 of 12 targets were changed and not put back. 3 of them were just being changed."
     )
     assert driver.open_tasks(running) == []
 

@@ -163,6 +163,17 @@ def test_the_fast_path_gives_each_target_one_task_and_stages_nothing(
     assert rollout.state == RolloutState.ROLLED_BACK
 
 
+def test_why_it_goes_where_it_goes_is_kept_however_long_the_reason_is(
+    driver: Driver, orders: Service, owner: Person
+) -> None:
+    driver.deployed(orders, "1.0")
+    bad = driver.deployed(orders, "1.1")
+    back = roll_back_rollout(actor=owner, rollout_id=bad.id, reason="Orders fail. " * 50)
+    assert len(back.reason) <= 500
+    assert back.reason.startswith("Orders fail. Orders fail.")
+    assert "1.0 is the release of the newest rollout here that succeeded and stayed." in back.reason
+
+
 def test_holds_by_hand_refuse_what_makes_no_sense(driver: Driver, orders: Service, owner: Person) -> None:
     release = driver.world.release(orders, "1.0")
     with pytest.raises(Invalid, match="say why"):

@@ -40,6 +40,13 @@ def may_start(entries: list[Entry], **limits: object) -> list[int]:
     return [number.int for number, slot in slots.items() if slot.free]
 
 
+def test_a_turn_counts_those_that_wait_for_the_very_same() -> None:
+    mine = [entry(1, service=7, moving=True), *(entry(number, service=7) for number in (2, 3))]
+    others = [entry(number, service=8, team=2) for number in (10, 11, 12)]
+    slots = line_up([*mine, *others], Limits(all=1000), NOW)
+    assert [slots[UUID(int=number)].turn for number in (2, 3)] == [1, 2], "whoever else waits there"
+
+
 def test_a_hotfix_jumps_ahead() -> None:
     waiting = [entry(1), entry(2), entry(3, priority=2), entry(4, priority=0)]
     assert may_start(waiting, all=1) == [3]
