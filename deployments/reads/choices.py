@@ -3,22 +3,22 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from uuid import UUID
+from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import Case, IntegerField, QuerySet, Value, When
+from django.db.models import Case, IntegerField, Q, QuerySet, Value, When
 from django.utils import timezone
 
+from deployments.domain.choices import SKIPPABLE, SKIPPABLE_SILENT
 from deployments.domain.states import ACTIVE, MOVING, RolloutState, TargetState
 from deployments.engine import way_back
 from deployments.models import Hold, Release, Rollout, RolloutTarget
+from deployments.models.agents import SILENT_AFTER_HEARTBEATS
 
 OFFERED = 200
 """Targets that are offered one by one; a program names as many as it likes."""
 
 T = TargetState
-SKIPPABLE = (T.FAILED, T.PENDING, T.STAGING, T.STAGED)
-"""Beside those that are being activated by an agent that has fallen silent."""
 NEVER_RETRIED = (RolloutState.ROLLED_BACK, RolloutState.SUPERSEDED)
 
 
@@ -67,7 +67,7 @@ def may_skip(rollout: Rollout, counts: Mapping[str, int]) -> bool:
         return False
     if any(counts.get(state) for state in SKIPPABLE):
         return True
-    return bool(counts.get(T.ACTIVATING)) and bool(_silent(rollout))
+    return any(counts.get(state) for state in SKIPPABLE_SILENT) and _silent(rollout).exists()
 
 
 def retryable(rollout: Rollout) -> Choosable:
@@ -80,8 +80,7 @@ def retryable(rollout: Rollout) -> Choosable:
 
 def skippable(rollout: Rollout) -> Choosable:
     """Targets that `skip_targets` takes."""
-    rows = rollout.targets.all()
-    return _cut(rows.filter(state__in=SKIPPABLE) | rows.filter(id__in=_silent(rollout)))
+    return _cut(rollout.targets.filter(state__in=SKIPPABLE) | _silent(rollout))
 
 
 def can_return(rollout: Rollout) -> bool:
@@ -117,17 +116,13 @@ def _is_held(rollout: Rollout) -> bool:
     return Hold.objects.filter(release=rollout.release_id, lifted_at__isnull=True).exists()
 
 
-def _silent(rollout: Rollout) -> list[UUID]:
-    """Rows whose target was being changed by an agent that has not been heard of for a while."""
-    rows = rollout.targets.filter(state=T.ACTIVATING).select_related("target__agent")
-    now = timezone.now()
-    return [
-        row.pk
-        for row in rows.defer(
-            "log_tail", "target__reported", "target__variables", "target__agent__public_key"
-        )
-        if row.target.agent is None or row.target.agent.is_silent(now, settings.SLIPWAY.heartbeat_seconds)
-    ]
+def _silent(rollout: Rollout) -> QuerySet[RolloutTarget]:
+    """Targets that may be skipped because nobody hears of their agent; as `Agent.is_silent` says of each."""
+    silence = timedelta(seconds=SILENT_AFTER_HEARTBEATS * settings.SLIPWAY.heartbeat_seconds)
+    last_heard = Q(target__agent__last_seen_at__lt=timezone.now() - silence)
+    # No agent, or one that was never seen.
+    never_heard = Q(target__agent__last_seen_at__isnull=True)
+    return rollout.targets.filter(last_heard | never_heard, state__in=SKIPPABLE_SILENT)
 
 
 def _cut(rows: QuerySet[RolloutTarget]) -> Choosable:

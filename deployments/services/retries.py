@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import transaction
 
 from deployments.domain.actor import Actor
+from deployments.domain.choices import may_skip
 from deployments.domain.states import ACTIVE, RolloutState, TargetState
 from deployments.errors import Invalid, MoveNotAllowed
 from deployments.models import Rollout, RolloutTarget
@@ -96,16 +97,11 @@ def skip_targets(
 
 
 def _check_skippable(one: RolloutTarget, now: datetime) -> None:
-    name, state = one.target.name, T(one.state)
-    if state in (T.PENDING, T.STAGING, T.STAGED, T.FAILED):
+    name, state, agent = one.target.name, T(one.state), one.target.agent
+    if may_skip(state, silent=agent is None or agent.is_silent(now, settings.SLIPWAY.heartbeat_seconds)):
         return
     if state is T.SKIPPED:
         raise MoveNotAllowed(f"{name} is skipped already.")
-    agent = one.target.agent
-    if state in (T.ACTIVATING, T.HEALTHY) and (
-        agent is None or agent.is_silent(now, settings.SLIPWAY.heartbeat_seconds)
-    ):
-        return
     if state is T.ACTIVATING:
         raise MoveNotAllowed(f"{name} is being changed right now. Wait until that has ended.")
     raise MoveNotAllowed(f"{name} is {state}: it is done already.")
