@@ -35,11 +35,6 @@ class Lived:
     lost: list[str] = field(default_factory=list)
     """How connections ended that should not have."""
 
-    @property
-    def repeated(self) -> int:
-        """Tasks that were given more than once."""
-        return sum(1 for times in self.given.values() if times > 1)
-
     def add(self, other: "Lived") -> None:
         self.beats |= other.beats
         self.given += other.given

@@ -62,7 +62,7 @@ async def _die(url: str, credentials: Sequence[Credential]) -> list[float]:
     runs = [asyncio.create_task(_live(agent)) for agent in agents]
     ids = [agent.id for agent in agents]
     deadline = time.monotonic() + HEALTHY_SECONDS
-    while (await asyncio.to_thread(_rows, HEALTHY, ids))[0][0] < len(ids):
+    while (await asyncio.to_thread(_apart, HEALTHY, ids))[0][0] < len(ids):
         if time.monotonic() > deadline:
             raise TimeoutError("the agents' targets do not become healthy")
         await asyncio.sleep(0.2)
@@ -71,7 +71,7 @@ async def _die(url: str, credentials: Sequence[Credential]) -> list[float]:
     known: dict[str, float] = {}
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(known) < len(ids) and time.monotonic() < deadline:
-        for agent_id, at in await asyncio.to_thread(_rows, UNKNOWN, ids):
+        for agent_id, at in await asyncio.to_thread(_apart, UNKNOWN, ids):
             known.setdefault(agent_id, at)
         await asyncio.sleep(POLL_SECONDS)
     for task in (*deaths, *runs):
@@ -90,6 +90,16 @@ async def _end(agent: SimulatedAgent, died: dict[str, float]) -> None:
     agent.is_mute = True
     if len(died) % 2:
         agent.drop()
+
+
+def _apart(statement: str, values: Any) -> list[tuple[Any, ...]]:
+    """As `_rows`, in a thread that may be another one the next time."""
+    from django.db import connections
+
+    try:
+        return _rows(statement, values)
+    finally:
+        connections.close_all()
 
 
 def _rows(statement: str, values: Any = None) -> list[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
-from bench import control_plane, dispatch, fanout, pages, queue, rolling
+from bench import control_plane, dispatch, fanout, idle, liveness, pages, queue, rolling, scale
 from bench.database import database
 from bench.figures import Row, table, timed
 
@@ -55,6 +55,18 @@ def large_database(full: bool) -> list[Row]:
     return pages.measure(pages.FULL if full else pages.QUICK)
 
 
+def many_rollouts(full: bool) -> list[Row]:
+    return scale.measure(rounds=3 if full else 1)
+
+
+def idle_agents(_full: bool) -> list[Row]:
+    return idle.measure()
+
+
+def deaths(_full: bool) -> list[Row]:
+    return liveness.measure()
+
+
 def reason(error: BaseException) -> str:
     """The first cause, on one short line."""
     while isinstance(error, BaseExceptionGroup):
@@ -68,6 +80,9 @@ SECTIONS: dict[str, tuple[str, Callable[[bool], list[Row]]]] = {
     "dispatch": ("From batch to batch", handovers),
     "fanout": ("Event to browser", browsers),
     "pages": ("Pages and lists on a large database, p95", large_database),
+    "scale": ("Many rollouts at once, 2,000 simulated agents", many_rollouts),
+    "idle": ("Connected agents on one web process", idle_agents),
+    "liveness": ("From death to notice", deaths),
     "rolling": ("Rolling update, 4.5 MB artifact, ten batches", whole_rolling),
 }
 

@@ -29,9 +29,13 @@ def resident_kb(pid: int) -> int:
 
 
 def database_pid() -> int:
-    """The server that `bench.database` started."""
-    state = Path(os.environ["SLIPWAY_STATE_DIR"])
-    return int((state / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+    """The server that Django is connected to; it has to run on this machine."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (backend,) = cursor.fetchone()
+    return int(Path(f"/proc/{backend}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,9 @@ from bench.peers import ansible, layout, plain, pyinfra
 from bench.rolling import TOOLS
 from deployments.domain.states import TargetState
 from deployments.models import RolloutTarget
-from tests.live.web import database_url
 
 TARGETS = 2
 SMALL_BYTES = 200_000
-
-
-@pytest.fixture
-def environment(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `bench.database` sets, on the database of this test."""
-    monkeypatch.setenv("DATABASE_URL", database_url())
-    monkeypatch.delenv("SLIPWAY_PROCESS", raising=False)
 
 
 @pytest.fixture
