@@ -275,6 +275,8 @@ def actions(actor: Actor, rollout: Rollout, counts: Mapping[str, int]) -> list[s
         offered.add("retry")
     if choices.may_skip(rollout, counts):
         offered.add("skip")
+    if rollout.quarantined_at is not None and rollout.is_active:
+        offered &= {"cancel"}  # the engine leaves it alone: nothing else would happen
     return [name for name in permitted(actor, rollout) if name in offered]
 
 
