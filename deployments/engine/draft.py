@@ -191,9 +191,21 @@ class Draft:
                 self.check_at(target.task.expires_at)
         if self.state is RolloutState.RUNNING:
             self._keep_deadlines()
+        if self.waiting is not None:
+            ways = tuple(verb for verb in self.waiting.unblock if self._is_open(verb))
+            self.waiting = msgspec.structs.replace(self.waiting, unblock=ways)
         self.actions.append(Wait(self.waiting))
         self.actions.append(CheckAt(min(self._checks, default=None)))
         return self.actions
+
+    def _is_open(self, verb: str) -> bool:
+        """Whether a command that a wait names would be accepted as things stand."""
+        match verb:
+            case "skip":
+                return len(self.targets) - len(self.in_state(TargetState.SKIPPED)) > 1
+            case "rollback":
+                return not any(target.touched and target.facts.previous_held for target in self.targets)
+        return True
 
     def _keep_deadlines(self) -> None:
         """Look again when batch or rollout run out of time; a wait without an end of its own has theirs."""
