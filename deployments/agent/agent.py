@@ -158,7 +158,11 @@ class Agent:
         room = HEARTBEAT_BYTES
         for target_id in target_ids:
             report = self._targets[target_id].supervisor.report()
-            size = len(msgspec.json.encode(report))
+            try:
+                size = len(msgspec.json.encode(report))
+            except (TypeError, ValueError) as error:  # a text in it that is none
+                log.error("The state of target %s cannot be sent: %s", target_id, error)
+                continue
             if reports and size > room:
                 self._send_heartbeat(reports)
                 reports, room = [], HEARTBEAT_BYTES

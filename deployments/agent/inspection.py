@@ -25,6 +25,11 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     files_digest: str = ""
 
 
+def legible(name: str) -> str:
+    """A name from the disk, as it can be sent: what is not UTF-8 in it is replaced."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def content_of(path: Path) -> str:
     """The SHA-256 of a file, `-> TARGET` for a link, empty for what is missing or neither."""
     try:

@@ -168,4 +168,9 @@ class Link:
                 continue
             self._allowance -= 1
             _, message = self._waiting.popitem(last=False)
-            await connection.send(protocol.encode(message))
+            try:
+                frame = protocol.encode(message)
+            except (TypeError, ValueError) as error:  # a text in it that is none
+                log.error("A %s cannot be sent and is left out: %s", type(message).__name__, error)
+                continue
+            await connection.send(frame)

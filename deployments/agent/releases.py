@@ -16,7 +16,7 @@ import msgspec
 
 from deployments import protocol
 from deployments.agent.errors import TaskFailure
-from deployments.agent.inspection import NO_LINK, content_of, digest_of, fingerprint_of
+from deployments.agent.inspection import NO_LINK, content_of, digest_of, fingerprint_of, legible
 from deployments.agent.state import digest_hex, prepare, remove_tree, safe_name, write_atomic
 
 SPEC = "release.json"
@@ -82,7 +82,7 @@ class Releases:
             link = (self.home / "current").readlink()
         except OSError:
             return NO_LINK
-        return link.name if link == Path("releases") / link.name else str(link)
+        return legible(link.name if link == Path("releases") / link.name else str(link))
 
     def spec(self, release_id: str) -> protocol.ReleaseSpec | None:
         """What a release was staged from; None when it is not staged here."""
@@ -179,7 +179,7 @@ class Releases:
         contents = {path: content_of(root / path) for path in sorted(overlay)}
         wanted = {f"{CONFIG}/{path}": _sha256(text.encode()) for path, text in spec.files.items()}
         changed = [path for path, content in contents.items() if content != wanted[path]]
-        changed += [path for path, to in links.items() if content_of(root / path) != f"-> {to}"]
+        changed += [legible(path) for path, to in links.items() if content_of(root / path) != f"-> {to}"]
         if self.spec(spec.release_id) != spec:
             changed.append(SPEC)
         found = ReleaseFound(seen, tuple(changed), digest_of(contents))

@@ -22,7 +22,7 @@ from deployments import protocol
 from deployments.agent.download import download
 from deployments.agent.errors import TaskFailure
 from deployments.agent.identity import Identity
-from deployments.agent.inspection import content_of, digest_of, fingerprint
+from deployments.agent.inspection import content_of, digest_of, fingerprint, legible
 from deployments.agent.options import Limits
 from deployments.agent.state import StateDir, digest_hex, remove_tree, sync_directory, write_atomic
 from deployments.agent.unpack import Entry, unpack
@@ -210,7 +210,8 @@ class Store:
         for path in sorted(_present(tree) - contents.keys()):
             contents[path] = content_of(tree / path)
             changed.append(path)
-        return tuple(changed[:MAX_REPORTED_FILES]), digest_of(contents)
+        shown = tuple(legible(path) for path in changed[:MAX_REPORTED_FILES])
+        return shown, digest_of(contents)
 
     def is_busy(self, name: str) -> bool:
         """Whether the tree is being fetched or unpacked."""

@@ -6,8 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from nacl.signing import SigningKey
 
 from deployments import protocol
+from deployments.agent.agent import Agent
+from deployments.agent.identity import Identity
+from deployments.agent.inspection import Inspection
+from deployments.agent.options import Options
+from deployments.agent.state import StateDir
 from tests.agent.fake import FakeControlPlane
 from tests.agent.programs import AgentProgram, alive, eventually, release, tar, web_release
 
@@ -108,6 +114,39 @@ async def test_a_file_added_to_the_tree_is_found_and_removed(
     assert (await plane.do(plane.activate(running))).status == "succeeded"
     await found(plane, lambda report: report.modified == (), "it is gone")
     assert not (tree / "sitecustomize.py").exists()
+
+
+async def test_names_that_are_no_text_are_told_as_far_as_they_are(
+    plane: FakeControlPlane, program: AgentProgram, running: protocol.ReleaseSpec
+) -> None:
+    current = program.target_dir() / "current"
+    tree = (current / "VERSION").resolve().parent
+    tree.chmod(0o755)
+    (tree / os.fsdecode(b"caf\xe9.txt")).touch()
+    current.unlink()
+    current.symlink_to(os.fsdecode(b"releases/\xff"))
+    await found(plane, lambda report: report.modified == ("caf\ufffd.txt",), "the file is found")
+    await found(plane, lambda report: report.current == "\ufffd", "the link is found")
+    assert (await plane.do(plane.activate(running))).status == "succeeded"
+    await found(plane, lambda report: report.modified == (), "it is as it was")
+    assert program.current() == running.release_id
+
+
+async def test_a_target_whose_state_cannot_be_sent_does_not_silence_the_others(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    state.open()
+    options = Options(server="http://127.0.0.1:9", state_dir=tmp_path)
+    key = SigningKey.generate()
+    agent = Agent(options, state, Identity("a", options.server, key, key.verify_key))
+    for name in ("t1", "t2"):
+        agent._target(name)
+    agent._targets["t1"].supervisor.inspection = Inspection(current="\udcff")
+    agent._link.up = True
+    agent._heartbeat(["t1", "t2"])
+    (sent,) = agent._link._waiting.values()
+    assert isinstance(sent, protocol.Heartbeat)
+    assert [report.target_id for report in sent.targets] == ["t2"]
+    state.close()
 
 
 async def test_a_hand_edited_configuration_is_found_and_put_right(
