@@ -182,6 +182,9 @@ class Runner:
                 self._cancel_one(key)
 
     def _cancel_one(self, key: Key) -> None:
+        """Once: a switch that has begun is finished first, and a second cancellation must not hurry it."""
+        if key in self._cancelled:
+            return
         log.info("Cancelling task %s", key[0])
         self._cancelled.add(key)
         if key in self._begun:

@@ -58,11 +58,16 @@ async def on_network(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwa
 
 
 async def uninterrupted(work: Coroutine[object, object, T]) -> T:
-    """Finish `work` even when the caller is cancelled meanwhile; the cancellation is raised after it."""
+    """Finish `work` however often the caller is cancelled meanwhile; the cancellation is raised after it."""
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            await task
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # whoever cancelled does not wait for it
+    raise cancelled

@@ -4,7 +4,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deployments import protocol
+from deployments.agent.work import uninterrupted
 from tests.agent.fake import FakeControlPlane
 from tests.agent.programs import AgentProgram, eventually, get, release, tar, web_release
 
@@ -114,6 +117,54 @@ async def test_an_activation_that_has_begun_to_switch_runs_to_its_end(
     marker.touch()
     assert (await plane.result(activation.task_id)).status == "succeeded"
     assert agent.current() == activation.release.release_id
+
+
+async def test_newer_tasks_do_not_tear_a_switch_in_half(
+    plane: FakeControlPlane, agent: AgentProgram, port: int
+) -> None:
+    """While the old service takes its time to stop, one newer task comes after the other."""
+    stubborn = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n"
+    old = release(
+        plane.add(tar({"run": stubborn})),
+        ("./run",),
+        process=protocol.ProcessSpec(command=("./run",), stop_seconds=3),
+    )
+    await plane.do(plane.activate(old))
+    activation = plane.activate(web_release(plane, port, "2"))
+    await plane.send(activation)
+    await eventually(lambda: bool(list(agent.target_dir().glob(".process.json.*"))), "the switch has begun")
+    newer = [plane.stage(activation.release) for _ in range(3)]
+    for stage in newer:
+        await plane.send(stage)
+        await eventually(lambda: stage.task_id in agent.log or plane.accepted(stage.task_id), "it came")  # noqa: B023
+    assert (await plane.result(activation.task_id)).status == "cancelled"
+    assert (await plane.result(newer[-1].task_id)).status == "succeeded"
+    assert agent.current() == activation.release.release_id
+    await plane.until(lambda: plane.target().status == "running", "the service runs")
+    assert plane.target().release_id == activation.release.release_id
+    assert await get(port) == "2"
+
+
+async def test_work_that_must_not_be_interrupted_is_finished_however_often_it_is_cancelled() -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    done: list[str] = []
+
+    async def work() -> None:
+        begun.set()
+        await may_end.wait()
+        done.append("done")
+
+    task = asyncio.create_task(uninterrupted(work()))
+    await begun.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert not task.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["done"]
 
 
 async def test_a_task_that_a_killed_agent_left_open_is_closed(
