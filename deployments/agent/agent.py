@@ -42,9 +42,9 @@ class Agent:
         self._store = Store(state, identity, options.limits)
         self._journal = Journal(state.journal)
         self._link = Link(identity, self)
-        self._runner = Runner(identity, self._journal, self._target, self._link.send)
         self._logs = LogPump(options.limits.log_file_bytes)
         self._targets: dict[str, Target] = {}
+        self._runner = Runner(identity, self._journal, self._target, self._targets, self._link.send)
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
         self._look = asyncio.Event()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 
 from deployments import protocol
 from deployments.agent import logs
@@ -30,11 +30,13 @@ class Runner:
         identity: Identity,
         journal: Journal,
         target: Callable[[str], Target],
+        known: Mapping[str, Target],
         send: Callable[[protocol.TaskReport], bool],
     ) -> None:
         self._identity = identity
         self._journal = journal
         self._target = target
+        self._known = known
         self._send = send
         self._running: dict[Key, asyncio.Task[None]] = {}
         self._working: dict[Key, protocol.AnyInstruction] = {}
@@ -168,7 +170,8 @@ class Runner:
             return
         entry = self._journal.find(key)
         if key in self._working:
-            if self._target(self._working[key].target_id).supervisor.has_begun(*key):
+            target = self._known.get(self._working[key].target_id)  # a cancellation makes none
+            if target is not None and target.supervisor.has_begun(*key):
                 log.info("Task %s has begun to switch and is not cancelled", key[0])
             else:
                 self._cancel_one(key)

@@ -167,6 +167,18 @@ async def test_work_that_must_not_be_interrupted_is_finished_however_often_it_is
     assert done == ["done"]
 
 
+async def test_a_cancellation_makes_no_target(plane: FakeControlPlane, agent: AgentProgram) -> None:
+    """Also not where its directory cannot be made: that must not break the connection."""
+    agent.target_dir("t2").write_text("in the way")
+    tasks = [plane.stage(release(plane.add(tar({"a": "1"})), ("cat",)), "t2") for _ in range(5)]
+    for task in tasks:
+        await plane.send(task)
+        await plane.send(cancel(plane, task))
+    for task in tasks:
+        assert (await plane.result(task.task_id)).status in ("cancelled", "failed")
+    assert len(plane.hellos) == 1
+
+
 async def test_a_task_that_a_killed_agent_left_open_is_closed(
     plane: FakeControlPlane, agent: AgentProgram
 ) -> None:
