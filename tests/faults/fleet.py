@@ -77,10 +77,11 @@ class Fleet:
 
     # Its processes.
 
-    def add(self, name: str, *command: str, **environment: str) -> Program:
-        """One more process of Slipway, not started yet."""
+    def add(self, name: str, *command: str, code: Path | None = None, **environment: str) -> Program:
+        """One more process of Slipway, not started yet; `code` is another checkout than this one."""
         launched = [sys.executable, "-m", "tests.faults.launch", name, str(self.effects), *command]
-        program = Program(name, launched, self._environment | environment, self.directory / f"{name}.log")
+        log = self.directory / f"{name}.log"
+        program = Program(name, launched, self._environment | environment, log, code)
         self.programs[name] = program
         return program
 

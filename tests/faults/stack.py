@@ -51,10 +51,17 @@ def eventually(look: Callable[[], T], what: str, *, seconds: float = 30) -> T:
 
 
 class Program:
-    """One process of the stack; a new one takes its place at `start`."""
+    """One process of the stack, run in the checkout `code`; a new one takes its place at `start`."""
 
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], log: Path) -> None:
-        self.name, self.log = name, log
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        environment: Mapping[str, str],
+        log: Path,
+        code: Path | None = None,
+    ) -> None:
+        self.name, self.log, self.code = name, log, code
         self.command, self._environment = command, dict(environment)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -64,6 +71,7 @@ class Program:
             self.process = subprocess.Popen(
                 self.command,
                 env=self._environment,
+                cwd=self.code,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
