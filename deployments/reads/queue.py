@@ -6,7 +6,7 @@ limits, and is shown without a name.
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from datetime import datetime
 from uuid import UUID
 
@@ -20,7 +20,9 @@ from deployments.engine import slots
 from deployments.models import Environment, Rollout
 
 SHOWN = 100
-"""Waiting rollouts of an environment that are shown."""
+"""Rollouts of an environment that are shown, of those that move and of those that wait."""
+TOLD: frozenset[Limit] = frozenset({"environment", "all"})
+"""Limits that hold up a rollout which the actor may not see, and are everybody's business."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +43,10 @@ class Place:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Waiter:
     place: Place
-    since: datetime
+    since: datetime | None
     rollout: Rollout | None
-    """None: another team's, of which only the place is anybody's business."""
+    """None: another team's, of which only the place is anybody's business: not since when it waits, nor
+    for a limit of its service or team."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +55,12 @@ class QueueOf:
 
     environment: Environment
     moving: Sequence[Rollout]
-    """Those that the actor may see, oldest first."""
+    """The first of those that the actor may see, oldest first."""
+    moving_visible: int
+    """How many the actor may see."""
     moving_total: int
     waiting: Sequence[Waiter]
-    """The first ones, in order."""
+    """The first ones, and the first ones that the actor may see, in order."""
     waiting_total: int
 
 
@@ -87,26 +92,42 @@ def by_environment(actor: Actor) -> list[QueueOf]:
         waiting[line.entries[pk].environment].append(pk)
     busy = set(moving) | set(waiting)
     took = slots.takes(busy)
-    shown = [pk for pks in (*moving.values(), *waiting.values()) for pk in pks[:SHOWN]]
+    active = Rollout.objects.filter(pk__in=list(line.entries))
+    mine = set(access.visible(actor, active).order_by().values_list("pk", flat=True))
+    visible = {environment: [pk for pk in pks if pk in mine] for environment, pks in moving.items()}
+    shown = {environment: _first(pks, mine) for environment, pks in waiting.items()}
+    named = [pk for pks in visible.values() for pk in pks[:SHOWN]]
+    named += [pk for pks in shown.values() for pk in pks if pk in mine]
     related = Rollout.objects.select_related("service__team", "environment", "release", "plan")
-    seen = {one.pk: one for one in access.visible(actor, related.filter(pk__in=shown))}
+    seen = related.in_bulk(named)
     return [
         QueueOf(
             environment=environment,
-            moving=[seen[pk] for pk in moving[environment.pk] if pk in seen],
+            moving=[seen[pk] for pk in visible.get(environment.pk, ())[:SHOWN] if pk in seen],
+            moving_visible=len(visible.get(environment.pk, ())),
             moving_total=len(moving[environment.pk]),
             waiting=[
-                Waiter(
-                    _place(line, pk, took.get(environment.pk), now),
-                    line.entries[pk].since,
-                    seen.get(pk),
-                )
-                for pk in waiting[environment.pk][:SHOWN]
+                _waiter(seen.get(pk), line.entries[pk].since, _place(line, pk, took.get(environment.pk), now))
+                for pk in shown.get(environment.pk, ())
             ],
             waiting_total=len(waiting[environment.pk]),
         )
         for environment in Environment.objects.filter(pk__in=busy).order_by("name")
     ]
+
+
+def _first(waiting: Sequence[UUID], mine: Set[UUID]) -> list[UUID]:
+    """The first of all, and the first of `mine` however many others go before them; in order."""
+    chosen = {*waiting[:SHOWN], *[pk for pk in waiting if pk in mine][:SHOWN]}
+    return [pk for pk in waiting if pk in chosen]
+
+
+def _waiter(rollout: Rollout | None, since: datetime, place: Place) -> Waiter:
+    if rollout is not None:
+        return Waiter(place, since, rollout)
+    if place.blocked_by not in TOLD:
+        place = dataclasses.replace(place, blocked_by="", limit=0)
+    return Waiter(place, None, None)
 
 
 def _place(line: slots.Line, pk: UUID, took_seconds: float | None, now: datetime) -> Place:

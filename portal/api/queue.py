@@ -26,21 +26,30 @@ class QueuedRolloutOut(Out):
 
 class WaiterOut(Out):
     place = serializers.IntegerField(source="place.place", help_text=PLACE_HELP["place"])
-    blocked_by = serializers.CharField(source="place.blocked_by", help_text=PLACE_HELP["blocked_by"])
+    blocked_by = serializers.CharField(
+        source="place.blocked_by",
+        help_text=f"{PLACE_HELP['blocked_by']} Of another team's rollout only `environment` and `all` are "
+        "told.",
+    )
     limit = serializers.IntegerField(source="place.limit", help_text=PLACE_HELP["limit"])
     estimate = serializers.DateTimeField(
         source="place.estimate", allow_null=True, help_text=PLACE_HELP["estimate"]
     )
-    since = serializers.DateTimeField()
+    since = serializers.DateTimeField(allow_null=True, help_text="Null where it is another team's.")
     rollout = QueuedRolloutOut(allow_null=True, help_text="Null where it is another team's.")
 
 
 class EnvironmentQueueOut(Out):
     environment = EnvironmentRefOut()
     max_active = serializers.IntegerField(source="environment.max_active", allow_null=True)
-    moving = QueuedRolloutOut(many=True, help_text="Those that you may see, oldest first.")
+    moving = QueuedRolloutOut(many=True, help_text="The first hundred that you may see, oldest first.")
+    moving_visible = serializers.IntegerField(help_text="How many of those that move you may see.")
     moving_total = serializers.IntegerField(help_text="With those that you may not see.")
-    waiting = WaiterOut(many=True, help_text="The first hundred, in the order in which they start.")
+    waiting = WaiterOut(
+        many=True,
+        help_text="The first hundred, and the first hundred that you may see, in the order in which they "
+        "start.",
+    )
     waiting_total = serializers.IntegerField()
 
 

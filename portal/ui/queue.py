@@ -36,6 +36,8 @@ class EnvironmentQueue:
     limit: int | None
     moving: Sequence[RolloutRow]
     moving_total: int
+    unnamed: int
+    """Of those that move and that the actor may see, how many are not shown."""
     hidden: int
     """Of those that move, how many are other teams'."""
     waiting: Sequence[WaiterRow]
@@ -70,7 +72,8 @@ def _environment(one: queue.QueueOf, now: datetime) -> EnvironmentQueue:
         limit=one.environment.max_active,
         moving=rollout_rows(one.moving, now),
         moving_total=one.moving_total,
-        hidden=one.moving_total - len(one.moving),
+        unnamed=one.moving_visible - len(one.moving),
+        hidden=one.moving_total - one.moving_visible,
         waiting=[_waiter(waiter, now) for waiter in one.waiting],
         waiting_total=one.waiting_total,
         more=one.waiting_total - len(one.waiting),
@@ -83,9 +86,9 @@ def _waiter(waiter: queue.Waiter, now: datetime) -> WaiterRow:
         place=place.place,
         rollout=rollout_rows([waiter.rollout], now)[0] if waiter.rollout else None,
         priority=Rollout.Priority(waiter.rollout.priority).label if waiter.rollout else "",
-        blocked=blocked(place),
+        blocked=blocked(place) if waiter.rollout or place.blocked_by else "",
         estimate=_start(place.estimate, now),
-        since=ago(waiter.since, now),
+        since=ago(waiter.since, now) if waiter.since else "",
     )
 
 
