@@ -1,5 +1,7 @@
 """Environments: where to, in which regions, and what changed there last."""
 
+from typing import Any
+
 from django import forms
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -30,12 +32,24 @@ def index(request: HttpRequest, actor: Actor) -> HttpResponse:
     return render(request, "ui/environments.html", {"environments": rows})
 
 
+class ObjectField(forms.JSONField):
+    """An object; an empty text stands for an empty one, and no other value does."""
+
+    def clean(self, value: Any) -> Any:
+        if not (value or "").strip():
+            return {}
+        found = super().clean(value)
+        if not isinstance(found, dict):
+            raise forms.ValidationError(self.error_messages["invalid"], code="invalid")
+        return found
+
+
 class SettingsForm(forms.Form):
     version = forms.IntegerField(widget=forms.HiddenInput)
     max_active = forms.IntegerField(required=False, min_value=1, max_value=MAX_LIMIT)
     on_drift = forms.ChoiceField(choices=Environment.OnDrift.choices)
-    strategy = forms.JSONField(
-        required=False, error_messages={"invalid": "This is not JSON. Write an object, or nothing."}
+    strategy = ObjectField(
+        required=False, error_messages={"invalid": "This is no JSON object. Write one, or nothing."}
     )
 
 
@@ -63,9 +77,13 @@ def show(request: HttpRequest, actor: Actor, name: str) -> HttpResponse:
                     if_version=given["version"],
                     max_active=given["max_active"],
                     on_drift=given["on_drift"],
-                    strategy=given["strategy"] or {},
+                    strategy=given["strategy"],
                 )
-                messages.info(request, f"{name} is changed. It holds for rollouts that are made from now on.")
+                messages.info(
+                    request,
+                    f"{name} is changed. The policy holds for rollouts that are made from now on, "
+                    "all else at once.",
+                )
                 return redirect("environment", name=name)
             except SlipwayError as error:
                 refusal, status = say(error), error.status

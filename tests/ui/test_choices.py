@@ -299,7 +299,11 @@ class TestEnvironments:
         ("changed", "words"),
         [
             ({"max_active": "0"}, "greater than or equal to 1"),
-            ({"strategy": "{"}, "This is not JSON"),
+            ({"strategy": "{"}, "This is no JSON object"),
+            *(
+                ({"strategy": value}, "This is no JSON object")
+                for value in ("[]", "0", "false", '""', "null")
+            ),
             ({"strategy": '{"batch": 1}'}, "batches and bake time belong to the service"),
             ({"version": "7"}, "Read it again and decide anew"),
         ],
