@@ -97,8 +97,9 @@ class RetryIn(ReasonIn):
     targets = serializers.ListField(
         child=serializers.UUIDField(),
         default=list,
+        allow_empty=False,
         max_length=MAX_NAMED,
-        help_text="Targets that failed; without it, all of them.",
+        help_text="Targets that failed, at least one; without it, all of them.",
     )
 
 

@@ -112,6 +112,12 @@ class TestRetry:
         refused = problem(lead.post(path(moving, "retry"), REASON), 409, "move-not-allowed")
         assert refused["detail"] == "No target of this rollout has failed; there is nothing to try again."
 
+    def test_of_an_empty_list_is_refused_and_does_not_mean_all(self, lead, paused):
+        refused = problem(lead.post(path(paused, "retry"), REASON | {"targets": []}), 422, "invalid")
+        assert "targets" in refused["errors"]
+        paused.refresh_from_db()
+        assert paused.state == "paused"
+
     def test_of_what_is_none_of_its_targets_is_refused(self, lead, paused):
         body = REASON | {"targets": [str(uuid.uuid4())]}
         assert "targets" in problem(lead.post(path(paused, "retry"), body), 422, "invalid")["errors"]
