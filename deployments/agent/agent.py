@@ -217,18 +217,22 @@ class Agent:
     async def _inspect_all(self) -> None:
         unpacked = self._store.unpacked
         resting = [(target, spec) for target in self._targets.values() if (spec := target.at_rest())]
-        try:
-            found = await on_disk(_inspect, resting)
-        except OSError as error:
-            log.warning("The active releases cannot be looked at: %s", error.strerror)
-            return
+        found = await on_disk(_inspect, resting)
         if self._store.unpacked != unpacked:
             return  # a tree was replaced while it was being looked at
         for (target, spec), inspection in zip(resting, found, strict=True):
-            if target.take(spec, inspection):
+            if inspection is not None and target.take(spec, inspection):
                 self._note_change(target.target_id)
 
 
-def _inspect(resting: Sequence[tuple[Target, protocol.ReleaseSpec]]) -> list[Inspection]:
+def _inspect(resting: Sequence[tuple[Target, protocol.ReleaseSpec]]) -> list[Inspection | None]:
+    """None for a target that cannot be looked at, which must not hide the others."""
     trees: dict[str, TreeFound] = {}
-    return [target.inspect(spec, trees) for target, spec in resting]
+    found: list[Inspection | None] = []
+    for target, spec in resting:
+        try:
+            found.append(target.inspect(spec, trees))
+        except Exception:  # whatever somebody has put there
+            log.exception("The active release of target %s cannot be looked at", target.target_id)
+            found.append(None)
+    return found

@@ -4,7 +4,6 @@ To look costs one `lstat` a file as long as nothing changes: a fingerprint over 
 says whether contents must be read at all. The time of change (ctime) is part of it, which no tool sets back.
 """
 
-import contextlib
 import hashlib
 import os
 import stat
@@ -65,12 +64,13 @@ def fingerprint(tree: Path) -> bytes:
         except OSError:
             continue
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name != "__pycache__":
+            try:
+                if not entry.is_dir(follow_symlinks=False):
+                    _add(digest, entry.name, entry.stat(follow_symlinks=False))
+                elif entry.name != "__pycache__":
                     folders.append(entry.path)
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                _add(digest, entry.name, entry.stat(follow_symlinks=False))
+            except OSError:  # it went meanwhile, or its folder may be listed and not entered
+                digest.update(f"{entry.name}\0missing\n".encode(errors="surrogateescape"))
     return digest.digest()
 
 

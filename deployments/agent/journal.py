@@ -66,7 +66,7 @@ class Journal:
         for raw in data.splitlines():
             try:
                 self._apply(msgspec.json.decode(raw, type=Line))
-            except msgspec.DecodeError:
+            except ValueError:  # of JSON that is none, or no UTF-8
                 log.warning("A journal line cannot be read and is ignored (%d bytes)", len(raw))
         self._compact()
 

@@ -23,5 +23,5 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def read(path: Path) -> Record:
-    """Raises OSError, msgspec.DecodeError."""
+    """Raises OSError; ValueError for what is no record."""
     return msgspec.json.decode(path.read_bytes(), type=Record)

@@ -89,7 +89,7 @@ class Releases:
         try:
             data = (self.directory(release_id) / SPEC).read_bytes()
             return msgspec.json.decode(data, type=protocol.ReleaseSpec)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):  # of JSON that is none, or no UTF-8
             return None
 
     def write(self, spec: protocol.ReleaseSpec, tree: Path) -> None:

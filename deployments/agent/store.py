@@ -22,7 +22,7 @@ from deployments import protocol
 from deployments.agent.download import download
 from deployments.agent.errors import TaskFailure
 from deployments.agent.identity import Identity
-from deployments.agent.inspection import content_of, digest_of, fingerprint, legible
+from deployments.agent.inspection import content_of, digest_of, fingerprint, fingerprint_of, legible
 from deployments.agent.options import Limits
 from deployments.agent.state import StateDir, digest_hex, remove_tree, sync_directory, write_atomic
 from deployments.agent.unpack import Entry, unpack
@@ -31,6 +31,8 @@ from deployments.agent.work import on_disk, on_network
 log = logging.getLogger("slipway.agent.store")
 
 MAX_REPORTED_FILES = 10
+MANIFEST = "<manifest>"
+"""Stands among changed files for a manifest that is gone or cannot be read: then nothing can be compared."""
 
 
 class TreeFound(msgspec.Struct, frozen=True):
@@ -69,9 +71,6 @@ class Store:
             for path in folder.glob(".*")
         ]:
             remove_tree(entry)
-        for entry in self._state.trees.iterdir():
-            if entry.is_dir() and not self._manifest(entry.name).exists():
-                remove_tree(entry)
 
     def tree(self, hexdigest: str) -> Path:
         return self._state.trees / hexdigest
@@ -149,6 +148,8 @@ class Store:
         remove_tree(temporary)
         try:
             entries = unpack(archive, temporary, self._limits)
+            if self._manifest(name).is_dir():
+                remove_tree(self._manifest(name))  # put there by hand; a file cannot take its place
             manifest = b"\n".join(msgspec.json.encode(entry) for entry in entries)
             write_atomic(self._manifest(name), manifest)
         except BaseException:
@@ -169,7 +170,7 @@ class Store:
 
     def _intact(self, name: str) -> bool:
         """Whether the tree is there as it was unpacked; contents are read once in the agent's life."""
-        if not self.tree(name).is_dir() or not self._manifest(name).exists():
+        if not self.tree(name).is_dir():
             return False
         changed = self.changed_files(name, thorough=name not in self._hashed)
         if changed:
@@ -187,7 +188,7 @@ class Store:
 
     def inspect(self, name: str) -> TreeFound:
         """What is on the disk. Contents are read only where something changed since the last look."""
-        seen = fingerprint(self.tree(name))
+        seen = fingerprint(self.tree(name)) + fingerprint_of([self._manifest(name)])
         found = self._inspected.get(name)
         if found is None or found.fingerprint != seen:
             found = self._inspected[name] = TreeFound(seen, *self._compare(name, thorough=False))
@@ -198,20 +199,27 @@ class Store:
         tree = self.tree(name)
         changed: list[str] = []
         contents: dict[str, str] = {}
-        try:
-            lines = self._manifest(name).read_bytes().splitlines()
-        except OSError:
-            return (), ""
-        for line in lines:
-            entry = msgspec.json.decode(line, type=Entry)
+        entries = self._unpacked(name)
+        if entries is None:
+            changed.append(MANIFEST)
+        for entry in entries or ():
             contents[entry.path] = _content(tree / entry.path, entry, thorough)
             if contents[entry.path] != _expected(entry):
                 changed.append(entry.path)
         for path in sorted(_present(tree) - contents.keys()):
             contents[path] = content_of(tree / path)
-            changed.append(path)
+            if entries is not None:  # or nobody knows what was there
+                changed.append(path)
         shown = tuple(legible(path) for path in changed[:MAX_REPORTED_FILES])
         return shown, digest_of(contents)
+
+    def _unpacked(self, name: str) -> list[Entry] | None:
+        """What the manifest says; None when it is gone or cannot be read."""
+        try:
+            lines = self._manifest(name).read_bytes().splitlines()
+            return [msgspec.json.decode(line, type=Entry) for line in lines]
+        except (OSError, ValueError):  # of JSON that is none, or no UTF-8
+            return None
 
     def is_busy(self, name: str) -> bool:
         """Whether the tree is being fetched or unpacked."""
@@ -231,7 +239,7 @@ class Store:
             if not self._needed(tree.name):
                 self._hashed.discard(tree.name)
                 self._inspected.pop(tree.name, None)
-                self._manifest(tree.name).unlink(missing_ok=True)
+                remove_tree(self._manifest(tree.name))
                 gone.append(tree.rename(tree.with_name(f".{tree.name}.gone")))
         total = sum(size for _, size, _ in archives)
         for _, size, path in archives:

@@ -147,7 +147,7 @@ class Supervisor:
             self._record = record = await on_disk(read, self._record_path)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):
             log.error("%s cannot be read; the target counts as empty", self._record_path)
             return
         self._spec = await on_disk(self.releases.spec, record.release_id)

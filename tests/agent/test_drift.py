@@ -9,11 +9,12 @@ import pytest
 from nacl.signing import SigningKey
 
 from deployments import protocol
-from deployments.agent.agent import Agent
+from deployments.agent.agent import Agent, _inspect
 from deployments.agent.identity import Identity
-from deployments.agent.inspection import Inspection
+from deployments.agent.inspection import Inspection, fingerprint
 from deployments.agent.options import Options
 from deployments.agent.state import StateDir
+from deployments.agent.store import TreeFound
 from tests.agent.fake import FakeControlPlane
 from tests.agent.programs import AgentProgram, alive, eventually, release, tar, web_release
 
@@ -114,6 +115,93 @@ async def test_a_file_added_to_the_tree_is_found_and_removed(
     assert (await plane.do(plane.activate(running))).status == "succeeded"
     await found(plane, lambda report: report.modified == (), "it is gone")
     assert not (tree / "sitecustomize.py").exists()
+
+
+def remove_it(manifest: Path) -> None:
+    manifest.unlink()
+
+
+def write_nonsense(manifest: Path) -> None:
+    manifest.write_bytes(b"{oops\n")
+
+
+def write_no_text(manifest: Path) -> None:
+    manifest.write_bytes(b'{"path":"\xff"}\n')
+
+
+def put_a_directory_there(manifest: Path) -> None:
+    manifest.unlink()
+    manifest.mkdir()
+
+
+@pytest.mark.parametrize(
+    "by_hand",
+    [remove_it, write_nonsense, write_no_text, put_a_directory_there],
+    ids=lambda change: change.__name__,
+)
+async def test_a_manifest_that_cannot_be_read_is_drift_and_hides_nothing_for_good(
+    plane: FakeControlPlane,
+    program: AgentProgram,
+    running: protocol.ReleaseSpec,
+    by_hand: Callable[[Path], None],
+) -> None:
+    before = plane.target()
+    current = program.target_dir() / "current"
+    edit(current / "VERSION", "2")
+    tree = (current / "VERSION").resolve().parent
+    by_hand(tree.with_name(f"{tree.name}.manifest"))
+    await found(plane, lambda report: report.modified == ("<manifest>",), "it is found")
+    await program.kill()
+    plane.heartbeats.clear()
+    await program.start()
+    await found(plane, lambda report: report.modified == ("<manifest>",), "it is found again")
+    assert alive(before.pid), "what runs is left alone"
+    assert (current / "VERSION").exists(), "and so are its files"
+    assert (await plane.do(plane.activate(running))).status == "succeeded"
+    assert (current / "VERSION").read_text() == "1"
+    await found(plane, lambda report: report.tree_digest == before.tree_digest, "it is as it was")
+    await found(plane, lambda report: report.modified == (), "in all parts")
+
+
+async def test_a_specification_that_is_no_text_is_found_and_put_right(
+    plane: FakeControlPlane, program: AgentProgram, running: protocol.ReleaseSpec
+) -> None:
+    (program.target_dir() / "current" / "release.json").write_bytes(b'{"release_id":"\xff"}')
+    await found(plane, lambda report: report.modified == ("release.json",), "it is found")
+    assert (await plane.do(plane.activate(running))).status == "succeeded"
+    await found(plane, lambda report: report.modified == (), "it is right again")
+
+
+def test_a_folder_whose_files_cannot_be_looked_at_does_not_end_the_look(tmp_path: Path) -> None:
+    """Its files' paths are longer than the system takes; a folder without permission fails alike."""
+    before = fingerprint(tmp_path)
+    folder, length = os.open(tmp_path, os.O_RDONLY), len(str(tmp_path))
+    while length + 201 < 4096:
+        os.mkdir("d" * 200, dir_fd=folder)
+        inner = os.open("d" * 200, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder, length = inner, length + 201
+    os.close(os.open("f" * 250, os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.close(folder)
+    assert fingerprint(tmp_path) != before
+
+
+def test_a_target_that_cannot_be_looked_at_does_not_hide_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Seen:
+        def __init__(self, target_id: str, fault: Exception | None) -> None:
+            self.target_id = target_id
+            self.fault = fault
+
+        def inspect(self, spec: protocol.ReleaseSpec, trees: dict[str, TreeFound]) -> Inspection:
+            if self.fault:
+                raise self.fault
+            return Inspection(current="r1")
+
+    looked = _inspect([(Seen("t1", PermissionError("no")), None), (Seen("t2", None), None)])  # type: ignore[list-item]
+    assert looked == [None, Inspection(current="r1")]
+    assert "target t1 cannot be looked at" in caplog.text
 
 
 async def test_names_that_are_no_text_are_told_as_far_as_they_are(
