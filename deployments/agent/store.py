@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import stat
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -204,7 +205,7 @@ class Store:
             changed.append(MANIFEST)
         for entry in entries or ():
             contents[entry.path] = _content(tree / entry.path, entry, thorough)
-            if contents[entry.path] != _expected(entry):
+            if contents[entry.path] != _expected(entry) or _mode_differs(tree / entry.path, entry):
                 changed.append(entry.path)
         for path in sorted(_present(tree) - contents.keys()):
             contents[path] = content_of(tree / path)
@@ -275,6 +276,17 @@ def _content(path: Path, entry: Entry, thorough: bool) -> str:
             if (found.st_size, found.st_mtime_ns, found.st_ctime_ns) == as_unpacked:
                 return entry.sha256
     return content_of(path)
+
+
+def _mode_differs(path: Path, entry: Entry) -> bool:
+    """Whether it may be read or executed otherwise than as unpacked; who may write decides nothing yet."""
+    if not entry.mode:
+        return False
+    try:
+        found = path.lstat()
+    except OSError:
+        return True
+    return bool((stat.S_IMODE(found.st_mode) ^ entry.mode) & ~0o222)
 
 
 def _present(tree: Path) -> set[str]:

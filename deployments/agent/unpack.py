@@ -40,6 +40,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     size: int = 0
     mtime_ns: int = 0
     ctime_ns: int = 0
+    mode: int = 0
+    """Its permissions; 0 for a link, and in manifests of older agents."""
 
 
 def unpack(archive: Path, destination: Path, limits: Limits) -> list[Entry]:
@@ -220,7 +222,13 @@ class _Tree:
         if 0 <= size != written:
             raise _bad("it ends in the middle of a file")
         self.files[path] = Entry(
-            path, digest.hexdigest(), "", found.st_size, found.st_mtime_ns, found.st_ctime_ns
+            path,
+            digest.hexdigest(),
+            "",
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+            stat.S_IMODE(found.st_mode),
         )
 
     def make_room(self, path: str) -> None:

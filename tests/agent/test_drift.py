@@ -80,9 +80,21 @@ def remove(current: Path) -> None:
     served.unlink()
 
 
+def take_the_right_to_execute(current: Path) -> None:
+    (current / "VERSION").chmod(0o444)
+
+
 @pytest.mark.parametrize(
     "by_hand",
-    [write, write_as_if_nothing_happened, replace, point_elsewhere, take_its_place, remove],
+    [
+        write,
+        write_as_if_nothing_happened,
+        replace,
+        point_elsewhere,
+        take_its_place,
+        remove,
+        take_the_right_to_execute,
+    ],
     ids=lambda change: change.__name__,
 )
 async def test_a_hand_edited_file_is_found_and_put_right(
@@ -98,6 +110,7 @@ async def test_a_hand_edited_file_is_found_and_put_right(
 
     assert (await plane.do(plane.activate(running))).status == "succeeded"
     assert (current / "VERSION").read_text() == "1"
+    assert (current / "VERSION").stat().st_mode & 0o777 == 0o555
     await found(plane, lambda report: report.tree_digest == before.tree_digest, "it is as it was")
     await found(plane, lambda report: report.modified == (), "in all parts")
     assert plane.target().pid != before.pid, "what runs was started anew"
