@@ -169,6 +169,10 @@ Downward = Challenge | Welcome | Signed | Ack | Refused
 # Agent -> control plane.
 
 
+NO_LINK = "no link"
+"""Where the link `current` leads when there is none."""
+
+
 class TargetReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What runs on one target, as the agent sees it now."""
 
@@ -188,7 +192,7 @@ class TargetReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     modified: tuple[str, ...] = ()
     """Files of the active release that differ from what was unpacked and configured; the first ten."""
     current: str = ""
-    """The release that the link `current` leads to, or where else; empty before the first look."""
+    """The release that the link `current` leads to, or where else; NO_LINK; empty before the first look."""
     tree_digest: str = ""
     """Over paths and contents of the active tree, as they were found on the disk."""
     files_digest: str = ""

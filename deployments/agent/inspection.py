@@ -12,8 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-NO_LINK = "no link"
-
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """What was found of the active release of one target; see `protocol.TargetReport`."""

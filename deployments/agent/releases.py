@@ -16,7 +16,7 @@ import msgspec
 
 from deployments import protocol
 from deployments.agent.errors import TaskFailure
-from deployments.agent.inspection import NO_LINK, content_of, digest_of, fingerprint_of, legible
+from deployments.agent.inspection import content_of, digest_of, fingerprint_of, legible
 from deployments.agent.state import digest_hex, prepare, remove_tree, safe_name, write_atomic
 
 SPEC = "release.json"
@@ -81,7 +81,7 @@ class Releases:
         try:
             link = (self.home / "current").readlink()
         except OSError:
-            return NO_LINK
+            return protocol.NO_LINK
         return legible(link.name if link == Path("releases") / link.name else str(link))
 
     def spec(self, release_id: str) -> protocol.ReleaseSpec | None:

@@ -87,6 +87,8 @@ def _say_release(reported: protocol.TargetReport, release: str) -> str:
         return f"Nothing is deployed there any more, though {release} was."
     if not release:
         return f"A release runs there that nobody sent: {reported.release_id}."
+    if reported.current == protocol.NO_LINK:
+        return f"The link to {release} is gone."
     if reported.current and reported.current != reported.release_id:
         return f"The link to {release} was switched by hand: it leads to {reported.current}."
     return f"Another release runs than {release}, which was last sent there: {reported.release_id}."
