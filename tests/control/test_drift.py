@@ -47,7 +47,7 @@ def report(**fields: Any) -> protocol.TargetReport:
         ({"release_id": OTHER, "current": OTHER}, Cause.RELEASE, "Another release runs than 1.0"),
         ({"release_id": "", "status": "empty"}, Cause.RELEASE, "Nothing is deployed there any more"),
         ({"current": OTHER}, Cause.RELEASE, "The link to 1.0 was switched by hand: it leads to r2."),
-        ({"current": "no link"}, Cause.RELEASE, "The link to 1.0 was switched by hand: it leads to no link."),
+        ({"current": "no link"}, Cause.RELEASE, "The link to 1.0 is gone."),
         ({"artifact_digest": "sha256:b"}, Cause.RELEASE, "Another release runs than 1.0"),
         ({"status": "stopped"}, Cause.PROCESS, "The process of 1.0 does not run."),
         (
