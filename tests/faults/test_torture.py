@@ -14,4 +14,5 @@ def test_whatever_breaks_every_rollout_ends_and_nothing_happens_twice(fleet: Fle
     violations = torture.run()
     assert violations == [], torture.table(violations)
     assert torture.zombies == [], torture.table(violations)
+    assert torture.late() == [], torture.table(violations)
     assert torture.chaos.struck, "something broke"
