@@ -115,11 +115,12 @@ def test_messages_come_as_they_like(fleet: Fleet, weather: dict[str, float]) -> 
     for proxy in fleet.proxies.values():
         for name, value in weather.items():
             setattr(proxy.weather, name, value)
-    first, second = fleet.ended(fleet.deploy()), fleet.ended(fleet.deploy())
-    assert [first.state, second.state] == ["succeeded", "succeeded"], (first.outcome, second.outcome)
+    started = [fleet.deploy(service) for service in range(2)]
+    for rollout in map(fleet.ended, started):
+        assert rollout.state == "succeeded", rollout.outcome
     for what in weather.keys() - {"delay_seconds"}:
         assert any(proxy.seen[what] > before[name][what] for name, proxy in fleet.proxies.items()), what
-    fleet.prove(first, second)
+    fleet.prove(*started)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_a_message_is_lost(fleet: Fleet, message: bytes) -> None:
     """The time limit of the task, or the agent's own second report, gets over it."""
     lost = fleet.proxies["us"].seen["drop"]
     fleet.proxies["us"].once("drop", message)
-    rollout = fleet.deploy(stage_timeout_seconds=4, activate_timeout_seconds=4)
+    rollout = fleet.deploy(batch=4, stage_timeout_seconds=4, activate_timeout_seconds=4)
     succeeds(fleet, rollout)
     assert fleet.proxies["us"].seen["drop"] == lost + 1
 
@@ -183,7 +184,7 @@ def test_cancelling_races_with_the_end(fleet: Fleet) -> None:
     """Whoever is first, it ends once; and what had ended stays so."""
     chance = random.Random(20)
     ended = [fleet.ended(fleet.deploy())]
-    for _ in range(8):
+    for _ in range(4):
         rollout = fleet.activating(fleet.deploy(batch=4))
         time.sleep(chance.uniform(0, 0.5))
         said = press(rollout, [cancel_rollout])
