@@ -1,10 +1,9 @@
 """What differs on targets from what should run there, for pages and API."""
 
 from collections import defaultdict
-from collections.abc import Collection
-from uuid import UUID
 
-from django.db.models import Count
+from django.db.models import Window
+from django.db.models.functions import RowNumber
 from django.utils import timezone
 
 from deployments.domain import drift
@@ -12,7 +11,7 @@ from deployments.engine import repairs
 from deployments.models import Environment, Service, Target
 
 SHOWN = 20
-"""Targets that drift which the page of a service names."""
+"""Targets that drift which the page of a service names in each environment."""
 
 
 def sentence(target: Target) -> str:
@@ -36,28 +35,19 @@ def outlook(target: Target) -> str:
     return drift.outlook(repairs.ended([target.id])[target.id], target.drift_since, timezone.now())
 
 
-def counts(service_ids: Collection[UUID]) -> dict[tuple[UUID, UUID], int]:
-    """(Service id, environment id) -> how many targets drift there; those without are left out."""
-    rows = (
-        Target.objects.exclude(drift="")
-        .filter(service__in=service_ids)
-        .order_by()
-        .values_list("service_id", "region__environment_id")
-        .annotate(targets=Count("id"))
-    )
-    return {(service_id, environment_id): targets for service_id, environment_id, targets in rows}
-
-
 def of_service(service: Service) -> dict[str, list[Target]]:
     """Environment name -> the first targets that drift there, those that do so longest first."""
+    place = Window(RowNumber(), partition_by="region__environment", order_by=("drift_since", "name"))
     rows = (
         Target.objects.exclude(drift="")
         .filter(service=service)
+        .annotate(place=place)
+        .filter(place__lte=SHOWN)
         .select_related("region__environment", "release")
         .defer("variables")
         .order_by("drift_since", "name")
     )
     found: dict[str, list[Target]] = defaultdict(list)
-    for target in rows[:SHOWN]:
+    for target in rows:
         found[target.region.environment.name].append(target)
     return found

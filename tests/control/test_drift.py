@@ -15,7 +15,7 @@ from deployments.agents import observations
 from deployments.agents.observations import Observation
 from deployments.domain import drift
 from deployments.domain.drift import Cause, Expected, Repair
-from deployments.models import Event, Service, Target, Task
+from deployments.models import Environment, Event, Region, Service, Target, Task
 from deployments.reads import drift as reads
 from tests.engine.driver import Driver
 from tests.fixtures import Person, World
@@ -272,16 +272,32 @@ def test_drift_of_many_costs_what_drift_of_one_costs(standing: Service) -> None:
     assert standing.targets.filter(drift="files").count() == 12
 
 
-def test_pages_read_what_drifts_in_one_query(standing: Service, catalog: World) -> None:
+def test_what_drifts_is_said_in_a_sentence(standing: Service, catalog: World) -> None:
     first, second = standing.targets.select_related("release").order_by("name")[:2]
     quiet = catalog.service("quiet", targets=1)
     says(first, second, modified=("app.py",))
     assert reads.sentence(first) == "Files of 1.0 were changed on the target: app.py."
     assert reads.sentence(quiet.targets.get()) == ""
+
+
+def test_of_each_environment_those_that_drift_longest_are_named(
+    monkeypatch: pytest.MonkeyPatch, standing: Service, catalog: World
+) -> None:
+    monkeypatch.setattr(reads, "SHOWN", 2)
+    now = timezone.now()
+    dev = Environment.objects.create(name="dev", tier="dev")
+    region = Region.objects.create(environment=dev, name="eu")
+    for number in range(3):
+        since = now - timedelta(days=2 + number)
+        Target.objects.create(
+            service=standing, region=region, name=f"dev-{number}", drift="files", drift_since=since
+        )
+    standing.targets.filter(name="orders-05").update(drift="process", drift_since=now)
     with CaptureQueriesContext(connection) as queries:
-        found = reads.counts([standing.id, quiet.id])
+        found = reads.of_service(standing)
     assert len(queries) == 1
-    assert found == {(standing.id, catalog.prod.id): 2}
+    named = {environment: [target.name for target in targets] for environment, targets in found.items()}
+    assert named == {"dev": ["dev-2", "dev-1"], "prod": ["orders-05"]}
 
 
 def test_the_outlook_follows_the_environments_policy(standing: Service, catalog: World) -> None:
