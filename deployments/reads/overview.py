@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, Max, OuterRef, Q, Subquery
+from django.contrib.postgres.aggregates import ArrayAgg
+from django.db.models import Count, Max, Min, OuterRef, Q, Subquery, Value
 from django.db.models.functions import Coalesce
 
 from deployments import access
 from deployments.domain.actor import Actor
+from deployments.domain.drift import Cause
 from deployments.domain.states import ACTIVE
 from deployments.models import Environment, Rollout, Service, Target, Team
 from deployments.reads.page import by_name
@@ -19,15 +21,7 @@ from deployments.reads.rollouts import count_targets
 
 TIERS = ("dev", "stage", "prod")
 SERVICES_A_PAGE = 50
-SHOWN = (
-    "state",
-    "service_id",
-    "environment_id",
-    "created_at",
-    "started_at",
-    "finished_at",
-    "release__version",
-)
+SHOWN = ("state", "service_id", "environment_id", "release__version")
 """What a cell says of a rollout."""
 
 
@@ -48,7 +42,6 @@ class Latest:
     state: str
     version: str
     is_active: bool
-    since: datetime
     done: int = 0
     failed: int = 0
     total: int = 0
@@ -62,6 +55,10 @@ class Cell:
     unhealthy: int = 0
     drifted: int = 0
     """Targets on which something else runs than what was sent there."""
+    drifts: tuple[Cause, ...] = ()
+    """How they differ, the gravest first."""
+    drift_since: datetime | None = None
+    """Since when the first of them does."""
     running: tuple[Running, ...] = ()
     """Most targets first."""
     since: datetime | None = None
@@ -138,6 +135,8 @@ def _cells(services: Iterable[Service], columns: list[Environment]) -> dict[tupl
             healthy=Count("id", filter=Q(health=Target.Health.HEALTHY)),
             unhealthy=Count("id", filter=Q(health=Target.Health.UNHEALTHY)),
             drifted=Count("id", filter=~Q(drift="")),
+            drifts=ArrayAgg("drift", filter=~Q(drift=""), distinct=True, default=Value([])),
+            drift_since=Min("drift_since", filter=~Q(drift="")),
             since=Max("release_since"),
         )
     )
@@ -153,12 +152,15 @@ def _cells(services: Iterable[Service], columns: list[Environment]) -> dict[tupl
 def _cell(column: Environment, groups: list[Mapping[str, Any]], latest: Latest | None) -> Cell:
     rows: list[Mapping[str, Any]] = sorted(groups, key=lambda g: -g["targets"])
     sinces = [row["since"] for row in rows if row["since"]]
+    drifts = {cause for row in rows for cause in row["drifts"]}
     return Cell(
         environment=column.name,
         targets=sum(row["targets"] for row in rows),
         healthy=sum(row["healthy"] for row in rows),
         unhealthy=sum(row["unhealthy"] for row in rows),
         drifted=sum(row["drifted"] for row in rows),
+        drifts=tuple(cause for cause in Cause if cause in drifts),
+        drift_since=min((row["drift_since"] for row in rows if row["drift_since"]), default=None),
         running=tuple(
             Running(
                 release_id=row["release_id"],
@@ -188,7 +190,6 @@ def _latest(service_ids: list[UUID], columns: list[Environment]) -> dict[tuple[U
             state=rollout.state,
             version=rollout.release.version,
             is_active=rollout.is_active,
-            since=rollout.finished_at or rollout.started_at or rollout.created_at,
             done=states.get("reverted" if rollout.state == "rolling_back" else "healthy", 0),
             failed=states.get("failed", 0),
             total=sum(states.values()),

@@ -30,7 +30,8 @@ class CellView:
     label: str
     health: str
     drift: str
-    """How many targets drift; empty where none does."""
+    """How many targets drift and how; empty where none does."""
+    drift_since: SafeString | str
     since: SafeString | str
     rollout_id: object = None
     rollout_note: str = ""
@@ -76,7 +77,8 @@ def cell_view(cell: overview.Cell, now: datetime) -> CellView:
         state=state,
         label=label,
         health=f"{cell.healthy}/{cell.targets} healthy",
-        drift=f"{cell.drifted} drifted" if cell.drifted else "",
+        drift=f"{cell.drifted} drifted: {', '.join(cell.drifts)}" if cell.drifted else "",
+        drift_since=ago(cell.drift_since, now) if cell.drift_since else "",
         since=ago(cell.since, now),
         rollout_id=latest.id if latest and note else None,
         rollout_note=note,

@@ -3,9 +3,11 @@
 import html
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from deployments.models import Environment, Hold, Region, Rollout, Service, Target
 from tests.engine.driver import Driver
@@ -205,7 +207,7 @@ class TestHolds:
         assert "Deploy this release" not in page
         assert "1.0 on hold" in text(owner, "/services/orders/")
         form = text(owner, f"/services/orders/deploy/?release={stable.release_id}")
-        assert "This release is on hold (teammate): It loses orders" in form
+        assert "This release is on hold (teammate): It loses orders. It will be refused." in form
         assert "1.0 (on hold)" in form
         login(teammate).post(f"{path}lift/", {"reason": "It was the network"})
         assert "On hold" not in text(owner, path)
@@ -350,7 +352,15 @@ def test_what_has_drifted_is_said_where_it_runs(text: Any, owner: Person, stable
     assert "It has drifted (process)" in page
     assert "The process of 1.0 does not run: it was killed by signal 9." in page
     assert "prod only shows what has drifted" in page
-    assert "1 drifted" in text(owner, "/")
+    target.drift_since = timezone.now() - timedelta(hours=2)
+    target.save(update_fields=["drift_since"])
+    assert "1 drifted: process, 2 h ago" in text(owner, "/")
+    other = Target.objects.get(name="orders-02")
+    other.drift, other.drift_since = "release", timezone.now() - timedelta(days=3)
+    other.save(update_fields=["drift", "drift_since"])
+    assert "2 drifted: release, process, 3 d ago" in text(owner, "/")
+    other.drift, other.drift_since = "", None
+    other.save(update_fields=["drift", "drift_since"])
     service = text(owner, "/services/orders/")
     assert "1 drifted" in service
     assert "orders-01: The process of 1.0 does not run: it was killed by signal 9." in service
