@@ -4,6 +4,7 @@ Each works as a page of its own; on the rollout page a script shows the same for
 is to choose (targets, what a rollback goes back to) is a fragment, read anew whenever it is opened.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,13 +17,20 @@ from django.views.decorators.http import require_http_methods
 
 from deployments import access
 from deployments.domain.actor import Actor
-from deployments.errors import NotAllowed, NotFound, SlipwayError
+from deployments.errors import NotAllowed, NotFound, SlipwayError, StaleVersion
 from deployments.models import Rollout
 from deployments.reads import choices, rollouts
 from deployments.services import retries, rollbacks
 from deployments.services import rollouts as commands
 from portal.ui.errors import page, say
 from portal.ui.format import plural, words
+
+LOOKS = 10
+"""How often a rollout on which something happens at this very moment is looked at again."""
+CHANGED = (
+    "The rollout has changed since this was shown: rolling back would do something else now. Read what, and "
+    "decide anew."
+)
 
 
 class ReasonForm(forms.Form):
@@ -61,11 +69,41 @@ class RetryForm(ReasonForm):
 
 
 class RollbackForm(ReasonForm):
-    release = forms.UUIDField(required=False)
+    release = forms.UUIDField(
+        required=False, error_messages={"invalid": "This is no release. Choose one of those named here."}
+    )
     """Only where there are others than the last stable one."""
+    seen = forms.CharField(required=False)
+    """What the form said that it would do, as in `_deed`; empty where it said nothing."""
 
     def arguments(self) -> dict[str, Any]:
-        return {"reason": self.cleaned_data["reason"], "release_id": self.cleaned_data["release"]}
+        given = dict(self.cleaned_data)
+        return given | {"release_id": given.pop("release")}
+
+
+def _deed(back: choices.Return) -> str:
+    """What rolling back would do, for a form to name: turn round, or a release; empty for nothing."""
+    if not back.is_possible:
+        return ""
+    return str(back.release.pk) if back.release else "turn"
+
+
+def _roll_back(*, actor: Actor, rollout_id: UUID, reason: str, release_id: UUID | None, seen: str) -> Rollout:
+    """Do what was shown, however far the rollout has come since; raises StaleVersion where it would be
+    something else, as a rollout of its own where the one in flight has ended."""
+    for _ in range(LOOKS):
+        rollout = rollouts.get(actor, rollout_id)
+        if seen and seen != _deed(choices.way_back_of(rollout)):
+            break
+        with contextlib.suppress(StaleVersion):
+            return rollbacks.roll_back_rollout(
+                actor=actor,
+                rollout_id=rollout_id,
+                reason=reason,
+                release_id=release_id,
+                if_version=rollout.event_count,
+            )
+    raise StaleVersion(CHANGED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,7 +171,7 @@ ACTIONS = {
             "Roll back",
             "Targets that were not changed are left alone.",
             "danger",
-            rollbacks.roll_back_rollout,
+            _roll_back,
             RollbackForm,
         ),
         Action(
@@ -222,7 +260,7 @@ def _choice(action: Action, rollout: Rollout, form: ReasonForm) -> dict[str, Any
                 )
                 for version, number in back.targets
             ]
-            return {"back": back, "back_targets": targets}
+            return {"back": back, "back_targets": targets, "seen": _deed(back)}
     return {}
 
 

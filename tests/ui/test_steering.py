@@ -1,10 +1,13 @@
 """Forms that change something."""
 
+import re
 import uuid
+from typing import Any
 
 import pytest
 
 from deployments.models import Rollout, Service
+from deployments.services import rollbacks
 from tests.engine.driver import Driver
 from tests.fixtures import Login, Person, World
 
@@ -64,6 +67,69 @@ def test_rolling_back_a_finished_rollout_leads_to_the_new_one(
     back = Rollout.objects.get(rolls_back=rollout)
     assert response["Location"] == f"/rollouts/{back.id}/"
     assert back.release.version == "1.0"
+
+
+def seen(response: Any) -> str:
+    (found,) = re.findall(r'name="seen" value="([^"]*)"', response.content.decode())
+    return str(found)
+
+
+@pytest.mark.parametrize("page", ["", "choice/"])
+def test_a_rollback_that_was_shown_in_flight_does_not_become_another_rollout(
+    login: Login, teammate: Person, driver: Driver, rollout: Rollout, page: str
+) -> None:
+    client = login(teammate)
+    path = f"/rollouts/{rollout.id}/rollback/"
+    shown = seen(client.get(f"{path}{page}"))
+    driver.finish(rollout)
+    refused = client.post(path, {"reason": "Errors of old", "seen": shown})
+    assert refused.status_code == 412
+    body = refused.content.decode()
+    assert "The rollout has changed since this was shown" in body
+    assert "Errors of old" in body
+    assert "Back to" in body
+    assert not Rollout.objects.filter(rolls_back=rollout).exists()
+    client.post(path, {"reason": "Errors of old", "seen": seen(refused)})
+    assert Rollout.objects.filter(rolls_back=rollout).exists()
+
+
+def test_a_rollback_is_not_refused_because_the_rollout_went_on(
+    login: Login, teammate: Person, driver: Driver, rollout: Rollout
+) -> None:
+    client = login(teammate)
+    path = f"/rollouts/{rollout.id}/rollback/"
+    shown = seen(client.get(path))
+    driver.answer(rollout)
+    assert rollout.state == "running"
+    assert client.post(path, {"reason": "Errors", "seen": shown}).status_code == 302
+    rollout.refresh_from_db()
+    assert rollout.state == "rolling_back"
+
+
+def test_a_rollback_meets_what_happens_between_the_look_and_the_lock(
+    monkeypatch: pytest.MonkeyPatch, login: Login, teammate: Person, driver: Driver, rollout: Rollout
+) -> None:
+    client = login(teammate)
+    path = f"/rollouts/{rollout.id}/rollback/"
+    shown = seen(client.get(path))
+    command = rollbacks.roll_back_rollout
+
+    def late(**arguments: Any) -> Rollout:
+        if rollout.state == "running":
+            driver.finish(rollout)
+        return command(**arguments)
+
+    monkeypatch.setattr(rollbacks, "roll_back_rollout", late)
+    assert client.post(path, {"reason": "Errors", "seen": shown}).status_code == 412
+    assert not Rollout.objects.filter(rolls_back=rollout).exists()
+
+
+def test_a_mangled_release_to_go_back_to_is_refused_with_a_word(
+    login: Login, teammate: Person, rollout: Rollout
+) -> None:
+    response = login(teammate).post(f"/rollouts/{rollout.id}/rollback/", {"reason": "Errors", "release": "x"})
+    assert response.status_code == 422
+    assert "This is no release." in response.content.decode()
 
 
 def test_a_viewer_is_told_what_is_needed_and_who_grants_it(
