@@ -65,13 +65,15 @@ def deploy(request: HttpRequest, actor: Actor, name: str) -> HttpResponse:
     chosen = {field: str(form[field].value() or "") for field in FIELDS}
     releases = _releases(service, chosen["release"])
     held = holds.of([release.id for release in releases])
+    chosen_hold = next((hold for pk, hold in held.items() if str(pk) == chosen["release"]), None)
     environments = _environments(service)
     context = {
         "service": service,
         "form": form,
         "chosen": chosen | {"priority": chosen["priority"] or "normal"},
         "releases": [(str(release.id), _named(release, held)) for release in releases],
-        "held": next((hold for pk, hold in held.items() if str(pk) == chosen["release"]), None),
+        "held": chosen_hold,
+        "held_because": chosen_hold.reason.rstrip(".") if chosen_hold else "",
         "environments": environments,
         "priorities": PRIORITIES,
         "busy": list(BUSY.items()),
