@@ -16,6 +16,7 @@ from deployments.agent.journal import Journal
 from deployments.agent.link import Link
 from deployments.agent.logpump import POLL_SECONDS, LogPump
 from deployments.agent.options import Options
+from deployments.agent.rota import Rota
 from deployments.agent.runner import Runner
 from deployments.agent.secrets import SecretSource
 from deployments.agent.state import StateDir, safe_name
@@ -30,8 +31,6 @@ CHANGES_SECONDS = 0.25
 HEARTBEAT_BYTES = 128 * 1024
 """Of one heartbeat; many targets are spread over several."""
 SEND_AGAIN_SECONDS = 15.0
-REST_BETWEEN_CHECKS = 20
-"""A look at the files is followed by a rest of so many times its length: it costs 5 % of a CPU at most."""
 
 
 class Agent:
@@ -204,29 +203,44 @@ class Agent:
 
     async def _check_files(self) -> None:
         """Look for changes made by hand as often as heartbeats go out, but never for most of the time."""
+        rota = Rota()
         while True:
-            begun = time.monotonic()
-            await self._inspect_all()
-            took = time.monotonic() - begun
             every = self._options.check_files_seconds or self._heartbeat_seconds
-            self._look.clear()
+            resting = self._resting()
+            for tree in rota.due(resting, time.monotonic()):
+                took = await self._look_at(resting[tree])
+                rota.looked(tree, time.monotonic(), took, every)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(every - took, took * REST_BETWEEN_CHECKS)):
+                async with asyncio.timeout(rota.seconds(time.monotonic(), every)):
                     await self._look.wait()
+                    self._look.clear()
+                    rota.all_at_once()
 
-    async def _inspect_all(self) -> None:
+    def _resting(self) -> dict[str, list[tuple[Target, protocol.ReleaseSpec]]]:
+        """Targets where nothing is being changed and their releases, by the tree that they share."""
+        found: dict[str, list[tuple[Target, protocol.ReleaseSpec]]] = {}
+        for target in self._targets.values():
+            if spec := target.at_rest():
+                found.setdefault(spec.artifact.digest, []).append((target, spec))
+        return found
+
+    async def _look_at(self, resting: Sequence[tuple[Target, protocol.ReleaseSpec]]) -> float:
+        """Look at the targets of one tree, and say how many seconds that took, once it had begun."""
         unpacked = self._store.unpacked
-        resting = [(target, spec) for target in self._targets.values() if (spec := target.at_rest())]
-        found = await on_disk(_inspect, resting)
-        if self._store.unpacked != unpacked:
-            return  # a tree was replaced while it was being looked at
-        for (target, spec), inspection in zip(resting, found, strict=True):
-            if inspection is not None and target.take(spec, inspection):
-                self._note_change(target.target_id)
+        found, took = await on_disk(_inspect, resting)
+        if self._store.unpacked == unpacked:  # or a tree was replaced while it was being looked at
+            for (target, spec), inspection in zip(resting, found, strict=True):
+                if inspection is not None and target.take(spec, inspection):
+                    self._note_change(target.target_id)
+        return took
 
 
-def _inspect(resting: Sequence[tuple[Target, protocol.ReleaseSpec]]) -> list[Inspection | None]:
-    """None for a target that cannot be looked at, which must not hide the others."""
+def _inspect(
+    resting: Sequence[tuple[Target, protocol.ReleaseSpec]],
+) -> tuple[list[Inspection | None], float]:
+    """What was found, and the seconds that it took; None for a target that cannot be looked at, which must
+    not hide the others."""
+    begun = time.monotonic()
     trees: dict[str, TreeFound] = {}
     found: list[Inspection | None] = []
     for target, spec in resting:
@@ -235,4 +249,4 @@ def _inspect(resting: Sequence[tuple[Target, protocol.ReleaseSpec]]) -> list[Ins
         except Exception:  # whatever somebody has put there
             log.exception("The active release of target %s cannot be looked at", target.target_id)
             found.append(None)
-    return found
+    return found, time.monotonic() - begun

@@ -212,7 +212,7 @@ def test_a_target_that_cannot_be_looked_at_does_not_hide_the_others(
                 raise self.fault
             return Inspection(current="r1")
 
-    looked = _inspect([(Seen("t1", PermissionError("no")), None), (Seen("t2", None), None)])  # type: ignore[list-item]
+    looked, _ = _inspect([(Seen("t1", PermissionError("no")), None), (Seen("t2", None), None)])  # type: ignore[list-item]
     assert looked == [None, Inspection(current="r1")]
     assert "target t1 cannot be looked at" in caplog.text
 
