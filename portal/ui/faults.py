@@ -26,6 +26,15 @@ LOOKS = {"quarantined": "failed", "retrying": "activating", "released": "pending
 LABELS = {"quarantined": "in quarantine", "retrying": "trying again", "released": "released"}
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refused:
+    fault_id: int
+    reason: str
+    """As it was typed."""
+    wrong: str
+    """What is wrong with it."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FaultRow:
     id: int
@@ -43,8 +52,8 @@ class FaultRow:
     released: SafeString | str
     released_by: str
     is_open: bool
-    wrong: str = ""
-    """What is wrong with the reason that was given."""
+    refused: Refused | None = None
+    """The reason that was given for this one, where it was refused."""
 
 
 @page
@@ -58,33 +67,33 @@ def release(request: HttpRequest, actor: Actor, fault_id: int) -> HttpResponse:
     access.require(actor, "fault.release")
     form = ReasonForm(request.POST)
     if not form.is_valid():
-        return _page(
-            request, actor, status=422, refused=fault_id, wrong=" ".join(map(str, form.errors["reason"]))
-        )
+        wrong = " ".join(map(str, form.errors["reason"]))
+        return _page(request, actor, 422, Refused(fault_id, form["reason"].value() or "", wrong))
     try:
         fault = release_fault(actor=actor, fault_id=fault_id, reason=form.cleaned_data["reason"])
     except Invalid as error:
-        return _page(request, actor, status=error.status, refused=fault_id, wrong=error.message)
+        refused = Refused(fault_id, form.cleaned_data["reason"], error.message)
+        return _page(request, actor, error.status, refused)
     messages.info(request, f"Fault {fault.pk} is released: it is being tried again.")
     return redirect("faults")
 
 
 def _page(
-    request: HttpRequest, actor: Actor, *, status: int = 200, refused: int = 0, wrong: str = ""
+    request: HttpRequest, actor: Actor, status: int = 200, refused: Refused | None = None
 ) -> HttpResponse:
     query = asked(request, "before", "released")
     released = bool(query["released"])
     found, next_before = faults.history(actor, released=released, before=query["before"], size=SHOWN)
     now = timezone.now()
     context = {
-        "faults": [_row(item, now, wrong if item.fault.pk == refused else "") for item in found],
+        "faults": [_row(item, now, refused) for item in found],
         "is_released": released,
         "more": next_before and link(request, before=next_before),
     }
     return render(request, "ui/faults.html", context, status=status)
 
 
-def _row(item: faults.FaultOf, now: datetime, wrong: str) -> FaultRow:
+def _row(item: faults.FaultOf, now: datetime, refused: Refused | None) -> FaultRow:
     fault, rollout = item.fault, item.rollout
     return FaultRow(
         id=fault.pk,
@@ -101,5 +110,5 @@ def _row(item: faults.FaultOf, now: datetime, wrong: str) -> FaultRow:
         released=ago(fault.released_at, now),
         released_by=fault.released_by,
         is_open=fault.released_at is None,
-        wrong=wrong,
+        refused=refused if refused and refused.fault_id == fault.pk else None,
     )

@@ -374,6 +374,10 @@ def test_the_button_wants_a_reason(login: Login, admin: Person, fault: JobFault)
     response = login(admin).post(f"/faults/{fault.pk}/release/", {"reason": " "})
     assert response.status_code == 422
     assert "Say why" in response.content.decode()
+    typed = "The log is mended. " * 30
+    response = login(admin).post(f"/faults/{fault.pk}/release/", {"reason": typed})
+    assert response.status_code == 422
+    assert f'value="{typed}"' in response.content.decode()
     fault.refresh_from_db()
     assert fault.released_at is None
 
