@@ -18,6 +18,7 @@ Order = Literal["count", "mute", "end"]
 
 PROCESSES = 2
 CONNECTING_AT_ONCE = 20
+RETRY_SECONDS = 1.0
 PATIENCE_SECONDS = 600
 SPARE_FILES = 200
 
@@ -139,20 +140,26 @@ async def _live(url: str, credentials: Sequence[Credential], pipe: Connection) -
 
 
 async def _serve(agent: SimulatedAgent, gate: asyncio.Semaphore, lost: list[str]) -> None:
-    """Be the agent until cancelled; `gate` bounds how many introduce themselves at a time."""
-    async with gate:
-        serving = asyncio.create_task(agent.run())
-        welcomed = asyncio.create_task(agent.welcomed.wait())
-        await asyncio.wait((serving, welcomed), return_when=asyncio.FIRST_COMPLETED)
-        welcomed.cancel()
+    """Be the agent until cancelled; `gate` bounds how many introduce themselves at a time.
+
+    Like a real one it tries again until it is welcome; how a connection ended after that is kept in `lost`.
+    """
+    while not agent.welcomed.is_set():
+        async with gate:
+            serving = asyncio.create_task(agent.run())
+            welcomed = asyncio.create_task(agent.welcomed.wait())
+            await asyncio.wait((serving, welcomed), return_when=asyncio.FIRST_COMPLETED)
+            welcomed.cancel()
+        if not agent.welcomed.is_set():
+            await asyncio.gather(serving, return_exceptions=True)
+            await asyncio.sleep(RETRY_SECONDS)
     try:
         await serving
         lost.append("closed")
-    except (OSError, WebSocketException, TimeoutError) as error:
+    except (OSError, WebSocketException) as error:
         lost.append(f"{type(error).__name__}: {error}")
     finally:
         serving.cancel()
-        agent.welcomed.set()
 
 
 def _lived(agents: Sequence[SimulatedAgent], lost: Sequence[str]) -> Lived:
