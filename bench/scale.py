@@ -138,7 +138,8 @@ def finish(ids: Sequence[Any], started: plane.Plane) -> None:
 def rows_of(ids: Sequence[Any]) -> list[tuple[datetime, datetime]]:
     from deployments.models import Rollout
 
-    return list(Rollout.objects.filter(id__in=ids).values_list("started_at", "finished_at"))
+    rows = Rollout.objects.filter(id__in=ids).values_list("started_at", "finished_at")
+    return [(running, ended) for running, ended in rows if running and ended]
 
 
 def fences() -> int:

@@ -5,7 +5,6 @@ process or with the connection, is sent again when the agent connects anew; the 
 second delivery harmless.
 """
 
-from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -76,7 +75,7 @@ FIELDS = OpenTask.__slots__
 AT_ONCE = 1000
 """Tasks taken in one go; whoever gets as many looks again."""
 
-Agents = Sequence[UUID] | str
+Agents = list[UUID] | str
 """Some by their ids; or all whose sockets a web process holds, by its name, which costs what there is to
 send and not what is connected."""
 Sent = tuple[UUID, UUID, str]
@@ -126,14 +125,14 @@ def cancel(agents: Agents) -> list[Sent]:
     ]
 
 
-def resend(agent_ids: Sequence[UUID]) -> tuple[list[Sent], set[UUID]]:
+def resend(agent_ids: list[UUID]) -> tuple[list[Sent], set[UUID]]:
     """As `take`, with the open tasks that were sent before: for agents that have just connected.
 
     Also returns the agents some of whose tasks were locked: they are to be asked for once more.
     """
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute(FORGET, {"agents": list(agent_ids), "open": OPEN_STATES})
+            cursor.execute(FORGET, {"agents": agent_ids, "open": OPEN_STATES})
             skipped = {agent_id for (agent_id,) in cursor.fetchall()}
         return take(agent_ids), skipped
 
