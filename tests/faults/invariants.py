@@ -6,7 +6,7 @@ here asks the engine what it thinks.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +18,8 @@ from audit.models import Entry
 from deployments.domain.states import MOVING, TASK_OPEN, TERMINAL
 from deployments.models import Event, QueuedJob, Rollout, RolloutTarget, Target, Task
 from deployments.strategies.base import size
+from tests.faults import starts
+from tests.faults.starts import Start
 
 JOB_GRACE_SECONDS = 5
 OUT = ("activating", "reverting")
@@ -27,12 +29,13 @@ MOVES = ("rollout.state", "batch.state", "target.state")
 def check(rollout_ids: Sequence[UUID], effects: Path) -> list[str]:
     """Every violation as a sentence; none is an empty list. To be called when all rollouts have ended."""
     found: list[str] = []
+    begun, _ = starts.read(effects)
     for rollout in Rollout.objects.filter(id__in=rollout_ids).select_related("plan", "service"):
         events = list(Event.objects.filter(rollout=rollout).order_by("number"))
-        problems = [*_of_ending(rollout, events), *_of_limits(rollout, events), *_of_audit(events)]
+        problems = [*_of_ending(rollout, events), *_of_limits(rollout, events, begun), *_of_audit(events)]
         found += [f"rollout {rollout.id}: {problem}" for problem in problems]
     found += _of_slots()
-    found += _of_effects(effects)
+    found += starts.check(effects)
     found += _of_processes(effects)
     return found
 
@@ -60,30 +63,46 @@ def _of_ending(rollout: Rollout, events: Sequence[Event]) -> Iterator[str]:
         yield "it has ended and still waits for something"
 
 
-def _of_limits(rollout: Rollout, events: Sequence[Event]) -> Iterator[str]:
-    """At no moment were more targets taken out of service than batch and limit allow."""
+def _of_limits(rollout: Rollout, events: Sequence[Event], begun: Sequence[Start]) -> Iterator[str]:
     members = RolloutTarget.objects.filter(rollout=rollout).select_related("batch")
-    batch_of = {str(one.id): one.batch.position for one in members}
-    params = rollout.plan.body["params"]
-    largest = max(Counter(batch_of.values()).values())
-    asked = params["max_unavailable"]
-    total = len(batch_of)
-    limits = {
-        "running": size(asked, total, "max_unavailable") if asked else total,
-        "rolling_back": size(asked, total, "max_unavailable") if asked else largest,
-    }
+    batch_of = {str(one.id): str(one.batch_id) for one in members}
+    asked = rollout.plan.body["params"]["max_unavailable"]
+    history: dict[str, list[tuple[float, bool]]] = {target: [] for target in batch_of}
+    yield from limits(
+        batch_of, size(asked, len(batch_of), "max_unavailable") if asked else 0, events, history
+    )
+    yield from _of_moments(rollout, history, begun)
+
+
+def limits(
+    batch_of: Mapping[str, str],
+    limit: int,
+    events: Sequence[Event],
+    history: Mapping[str, list[tuple[float, bool]]],
+) -> Iterator[str]:
+    """At no moment were more targets taken out of service than batch and limit allow.
+
+    Where `limit` is 0 a batch is one. What a person had tried again may be at work beside the batch that is
+    due. `history` gets, for each target, from when on (Unix seconds) it was out of service or was not.
+    """
+    limit = limit or max(Counter(batch_of.values()).values())
     states = dict.fromkeys(batch_of, "pending")
+    history: dict[str, list[tuple[float, bool]]] = {target: [] for target in batch_of}
     touched: set[str] = set()
+    reopened: set[str] = set()
     phase = "pending"
-    resumed = False
-    for _, moment in groupby((e for e in events if e.kind in MOVES), lambda event: event.at):
+    for at, moment in groupby((e for e in events if e.kind in MOVES), lambda event: event.at):
         taken = set()
         for event in moment:
             before, after = _move(event)
             if event.kind == "rollout.state":
-                resumed |= (before, after) == ("paused", "running")
                 phase = after
-            elif event.kind == "target.state":
+            elif event.kind == "batch.state":
+                if (before, after) == ("failed", "running"):
+                    reopened.add(event.data["id"])
+                else:
+                    reopened.discard(event.data["id"])
+            else:
                 target = event.data["id"]
                 if states[target] != before:
                     was = states[target]
@@ -92,18 +111,36 @@ def _of_limits(rollout: Rollout, events: Sequence[Event]) -> Iterator[str]:
                     taken.add(target)
                 states[target] = after
                 touched |= {target} if after == "activating" else set()
+                history[target].append((at.timestamp(), _is_out(after, target in touched)))
         activating = [target for target, state in states.items() if state == "activating"]
-        if len({batch_of[target] for target in activating}) > 1 and not resumed:
+        if len({batch_of[target] for target in activating} - reopened) > 1:
             yield f"targets of several batches were activated at once: {sorted(activating)}"
-        if taken and phase in limits:
+        if taken and phase in ("running", "rolling_back"):
             # On the way back only what is on its way counts: what cannot be put back holds up no other.
             out = [
                 target
                 for target, state in states.items()
                 if (state == "reverting" if phase == "rolling_back" else _is_out(state, target in touched))
             ]
-            if len(out) > limits[phase]:
-                yield f"{len(out)} targets were out of service while {phase}, the limit is {limits[phase]}"
+            if len(out) > limit:
+                yield f"{len(out)} targets were out of service while {phase}, the limit is {limit}"
+
+
+def _of_moments(
+    rollout: Rollout, history: Mapping[str, list[tuple[float, bool]]], begun: Sequence[Start]
+) -> Iterator[str]:
+    """Whenever a service in fact started, its target was counted as out of service.
+
+    As long as its task was open, that is: what an agent does after it was given up, nobody counts.
+    """
+    tasks = {str(task.id): task for task in Task.objects.filter(rollout=rollout)}
+    for start in begun:
+        task = tasks.get(start.task)
+        if task is None or (task.finished_at and task.finished_at.timestamp() < start.at):
+            continue
+        counted = [is_out for at, is_out in history[str(task.progress_id)] if at <= start.at]
+        if not counted or not counted[-1]:
+            yield f"a service of target {start.target} started at {start.at} and did not count as out"
 
 
 def _is_out(state: str, touched: bool) -> bool:
@@ -138,45 +175,6 @@ def _of_slots() -> Iterator[str]:
                 yield f"rollouts {moving[slot]} and {event.rollout_id} moved at the same time"
         elif moving.get(slot) == event.rollout_id:
             del moving[slot]
-
-
-def _of_effects(effects: Path) -> Iterator[str]:
-    """Every activation started its service once: as the services wrote it down themselves."""
-    begun = {words[2]: (words[3], int(words[4]), int(words[5])) for words in _lines(effects / "begun")}
-    starts: Counter[tuple[str, int]] = Counter()
-    tokens: Counter[str] = Counter()
-    started: dict[str, set[str]] = defaultdict(set)
-    for _, target, release, token, pid, alone in _lines(effects / "starts"):
-        tokens[token] += 1
-        if alone != "alone":
-            yield f"two instances ran at once on target {target}: process {pid} was the second, a start twice"
-        if token not in begun:
-            yield f"process {pid} of target {target} was started by nobody"
-            continue
-        task, attempt, restarts = begun[token]
-        started[task].add(release)
-        # What an agent that was killed had stopped and not started yet, the next one starts as a restart.
-        if not restarts:
-            starts[task, attempt] += 1
-    for token, count in tokens.items():
-        if count > 1:
-            yield f"start {token} of {begun.get(token)} happened twice"
-    for (task, attempt), count in starts.items():
-        if count > 1:
-            yield f"task {task}, attempt {attempt}, started its service twice ({count})"
-    tasks = {str(task.id): task for task in Task.objects.all()}
-    for task_id, releases in started.items():
-        task = tasks.get(task_id)
-        if task is None or task.kind == "stage" or releases != {str(task.release_id)}:
-            yield f"task {task_id} ({task}) started releases {releases}"
-    for task in tasks.values():
-        if (
-            task.kind != "stage"
-            and task.release_id
-            and task.state == "succeeded"
-            and str(task.id) not in started
-        ):
-            yield f"task {task.id} succeeded, and started nothing"
 
 
 def _of_processes(effects: Path) -> Iterator[str]:
@@ -219,10 +217,6 @@ def running_services(effects: Path) -> dict[str, list[str]]:
 
 def _move(event: Event) -> tuple[str, str]:
     return event.data["before"]["state"], event.data["after"]["state"]
-
-
-def _lines(file: Path) -> list[list[str]]:
-    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def describe(rollout: Rollout) -> str:

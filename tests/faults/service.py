@@ -2,7 +2,8 @@
 
 Standard library only; it is packed into an artifact and never imports Slipway. Each start appends one
 line to `EFFECTS/starts`: time, target, release, token of the start, process id, and whether another
-instance of the target still lived. The lock that tells goes with the process, however it ends.
+instance of the target still lived. The lock that tells goes with the process, however it ends. One whose port
+is in use ends by itself, and says so in `EFFECTS/failed` with its token.
 """
 
 import fcntl
@@ -24,14 +25,19 @@ def main() -> None:
     words = [str(time.time()), *(os.environ[name] for name in names), str(os.getpid()), alone]
     starts = os.open(effects / "starts", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(starts, (" ".join(words) + "\n").encode())
-    serve(int(os.environ["PORT"]), int(os.environ["HARNESS"]), broken=Path("BROKEN").exists())
-
-
-def serve(port: int, harness: int, *, broken: bool) -> None:
-    """Answer with the version, or, when broken, do not listen at all; end with the harness."""
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    server.bind(("127.0.0.1", port))
+    try:
+        server.bind(("127.0.0.1", int(os.environ["PORT"])))
+    except OSError:
+        with (effects / "failed").open("a") as failed:
+            failed.write(os.environ["SLIPWAY_START_TOKEN"] + "\n")
+        raise
+    serve(server, int(os.environ["HARNESS"]), broken=Path("BROKEN").exists())
+
+
+def serve(server: socket.socket, harness: int, *, broken: bool) -> None:
+    """Answer with the version, or, when broken, do not listen at all; end with the harness."""
     if not broken:
         server.listen(64)
         server.settimeout(1)
