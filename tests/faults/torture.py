@@ -184,6 +184,7 @@ class Torture:
         """Wait for its end; resume what was paused, release what stands in quarantine, as people would."""
         self._known(rollout)
         deadline = time.monotonic() + PATIENCE_SECONDS
+        decisions = 0
         while time.monotonic() < deadline:
             fresh = through(lambda: Rollout.objects.get(id=rollout.id))
             if fresh.state in TERMINAL:
@@ -191,13 +192,20 @@ class Torture:
             if fresh.quarantined_at is not None:
                 self._release(fresh)
             if fresh.state == "paused":
-                self.helped["resumed"] += 1
-                self._press(fresh, roll_back_rollout if self.helped["resumed"] % 3 == 0 else resume_rollout)
+                self._decide(fresh, decisions := decisions + 1)
             time.sleep(0.05)
         self.zombies.append(rollout)
         print(f"zombie: {rollout.id} {fresh.state}: {fresh.waiting_on}", flush=True)
         # Or all that come after it would wait as well.
         self._press(rollout, cancel_rollout)
+
+    def _decide(self, rollout: Rollout, turn: int) -> None:
+        """Try once more what stands paused; then go back, or where there is no way back give it up."""
+        if turn == 1:
+            self.helped["resumed"] += 1
+            self._press(rollout, resume_rollout)
+        elif not self._press(rollout, roll_back_rollout):
+            self._press(rollout, cancel_rollout)
 
     def _release(self, rollout: Rollout) -> None:
         faults = JobFault.objects.filter(
