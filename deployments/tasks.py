@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connection
 from django_q.exceptions import TimeoutException
 
 from deployments import queueing
@@ -60,9 +60,16 @@ def _tick(rollout_id: str, *, is_counted: bool) -> None:
         looked = engine.tick(subject)
     except LeaseLost:
         log.info("another worker took the rollout over", rollout_id=rollout_id)
+        if is_counted:
+            faults.settle_fault(function=queueing.TICK, subject=rollout_id, has_run=False, is_counted=True)
     except (StaleState, OperationalError, InterfaceError) as error:
         log.warning("a tick is tried again", rollout_id=rollout_id, error=faults.one_line(error))
+        if isinstance(error, OperationalError | InterfaceError) and not connection.in_atomic_block:
+            # It may be this very connection that broke; the next statement opens another.
+            connection.close()
         lease.free(subject)
+        if is_counted:
+            faults.settle_fault(function=queueing.TICK, subject=rollout_id, has_run=False, is_counted=True)
         queueing.tick(subject, delay_seconds=SOON_SECONDS)
     except (Exception, TimeoutException) as error:
         log.exception("a tick failed", rollout_id=rollout_id)

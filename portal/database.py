@@ -8,6 +8,19 @@ from portal.env import Environment, Process, SettingsError
 STATEMENT_MS = 15_000
 LOCK_MS = 15_000
 IDLE_IN_TRANSACTION_MS = 15_000
+# A worker's transaction takes milliseconds. One that was stopped in the middle of it holds rows that people
+# wait for, to cancel a rollout for one.
+IDLE_IN_JOB_MS = 4_000
+# The clock speaks five times a second, and leads as long as its session lasts: one that was stopped, or cut
+# off, has to give way to another.
+IDLE_CLOCK_MS = 5_000
+# A peer that is gone without a word is noticed within half a minute, and not after two hours.
+KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 CONNECT_SECONDS = 5
 # A worker's or clock's connection is kept between jobs: a new one costs more than a tick.
 KEEP_SECONDS = 600
@@ -23,13 +36,17 @@ def database_config(env: Environment) -> dict[str, Any]:
     options: dict[str, Any] = {
         "application_name": f"slipway-{env.process}",
         "connect_timeout": CONNECT_SECONDS,
+        **KEEPALIVE,
     }
     if env.process is not Process.CLI:
         # Migrations and reports are run from the command line and may take their time.
+        idle = IDLE_IN_TRANSACTION_MS if env.process is Process.WEB else IDLE_IN_JOB_MS
         options["options"] = (
             f"-c statement_timeout={STATEMENT_MS} -c lock_timeout={LOCK_MS} "
-            f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}"
+            f"-c idle_in_transaction_session_timeout={idle}"
         )
+    if env.process is Process.CLOCK:
+        options["options"] += f" -c idle_session_timeout={IDLE_CLOCK_MS}"
     if env.process is Process.WEB:
         options["pool"] = POOL
     else:

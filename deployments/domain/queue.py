@@ -2,9 +2,10 @@
 
 A slot is bounded four times: one moving rollout of a service in an environment, and limits of the
 environment, of the team and over all. The higher priority goes first; a rollout that has waited
-`AGING` counts as one priority higher. Among equals the team with the fewest rollouts that move or go
-before takes its turn (max-min fairness), then whoever came first. Nobody is held up by one that waits
-for another limit, and a rollback is held up by none.
+`AGING` counts as one priority higher, and one that has outgrown the highest goes by its age alone.
+Among equals the team with the fewest rollouts that move or go before takes its turn (max-min
+fairness), then whoever came first. Nobody is held up by one that waits for another limit, and a
+rollback is held up by none.
 """
 
 import heapq
@@ -18,6 +19,8 @@ import msgspec
 
 AGING = timedelta(minutes=30)
 HIGHEST = 2
+OVERDUE = HIGHEST + 1
+"""Who has waited until then goes before all others, by age alone: no team can keep it waiting."""
 
 Limit = Literal["", "service", "environment", "team", "all"]
 
@@ -108,10 +111,12 @@ def _order(entries: Sequence[Entry], moving: Counter[UUID], now: datetime) -> li
     """Waiting entries, first to start first."""
     classes: dict[int, dict[UUID, list[Entry]]] = {}
     for entry in sorted((one for one in entries if not one.moving), key=lambda one: (one.since, one.id)):
-        aged = min(HIGHEST, entry.priority + max(0, (now - entry.since) // AGING))
+        aged = min(OVERDUE, entry.priority + max(0, (now - entry.since) // AGING))
         classes.setdefault(aged, {}).setdefault(entry.team, []).append(entry)
     turns = Counter(moving)
-    ordered: list[Entry] = []
+    overdue = classes.pop(OVERDUE, {})
+    ordered = sorted((one for mine in overdue.values() for one in mine), key=lambda one: (one.since, one.id))
+    turns.update(one.team for one in ordered)
     for priority in sorted(classes, reverse=True):
         lines = {team: iter(mine) for team, mine in classes[priority].items()}
         heads = [(turns[team], mine[0].since, team) for team, mine in classes[priority].items()]

@@ -79,6 +79,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     deadline_at: datetime | None = None
     hold: str | None = None
     """Why the release is on hold; None: it is not."""
+    is_stable_here: bool = False
+    """Whether a target would go back to the very release that is rolled out."""
     slot: Slot | None = None
     """While it waits for a slot: whether it may start, and its place in the queue."""
     batches: tuple[BatchFacts, ...]

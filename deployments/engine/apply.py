@@ -42,24 +42,35 @@ INSERT_TASKS = """
     JOIN deployments_target t ON t.id = rt.target_id
     ORDER BY rt.position
 """
+# Targets are locked in the order of their ids, as commands lock them.
 SEND_TARGETS = """
+    WITH locked AS (
+        SELECT t.id FROM jsonb_to_recordset(%(tasks)s::jsonb) AS new(id uuid, kind text)
+        JOIN deployments_rollouttarget rt ON rt.id = new.id
+        JOIN deployments_target t ON t.id = rt.target_id
+        WHERE new.kind <> 'stage' ORDER BY t.id FOR NO KEY UPDATE OF t)
     UPDATE deployments_target AS t SET
         release_id = CASE WHEN new.kind = 'revert' THEN rt.previous_release_id ELSE r.release_id END,
         release_since = %(now)s, health = 'unknown'
-    FROM jsonb_to_recordset(%(tasks)s::jsonb) AS new(id uuid, kind text)
+    FROM locked, jsonb_to_recordset(%(tasks)s::jsonb) AS new(id uuid, kind text)
     JOIN deployments_rollouttarget rt ON rt.id = new.id
     JOIN deployments_rollout r ON r.id = rt.rollout_id
-    WHERE t.id = rt.target_id AND new.kind <> 'stage'
+    WHERE t.id = locked.id AND t.id = rt.target_id AND new.kind <> 'stage'
 """
 # A rollout that tried the rest of an earlier one again makes stable what was healthy there already.
 MARK_STABLE = """
     WITH RECURSIVE tried AS (
         SELECT id, retries_id, release_id FROM deployments_rollout WHERE id = %(rollout)s
         UNION SELECT r.id, r.retries_id, r.release_id
-        FROM deployments_rollout r JOIN tried ON r.id = tried.retries_id AND r.release_id = tried.release_id)
-    UPDATE deployments_target AS t SET stable_release_id = tried.release_id
-    FROM tried JOIN deployments_rollouttarget rt ON rt.rollout_id = tried.id
-    WHERE t.id = rt.target_id AND t.release_id = tried.release_id AND rt.state = 'healthy'
+        FROM deployments_rollout r JOIN tried ON r.id = tried.retries_id AND r.release_id = tried.release_id),
+    locked AS (
+        SELECT t.id, t.release_id FROM deployments_target t
+        WHERE (t.id, t.release_id) IN (
+            SELECT rt.target_id, tried.release_id FROM tried
+            JOIN deployments_rollouttarget rt ON rt.rollout_id = tried.id WHERE rt.state = 'healthy')
+        ORDER BY t.id FOR NO KEY UPDATE)
+    UPDATE deployments_target AS t SET stable_release_id = locked.release_id
+    FROM locked WHERE t.id = locked.id
 """
 # While it waited for its slot another rollout may have succeeded here.
 REFRESH_PREVIOUS = """

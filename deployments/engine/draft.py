@@ -52,7 +52,11 @@ class DraftTarget:
         """Whether it serves nobody right now, or may not: what the unavailability limit counts."""
         return (
             self.state in (TargetState.ACTIVATING, TargetState.REVERTING)
-            or (self.state is TargetState.FAILED and self.touched and self.facts.health != "healthy")
+            or (
+                self.state in (TargetState.FAILED, TargetState.STAGED)
+                and self.touched
+                and self.facts.health != "healthy"
+            )
             or (self.facts.has_previous and self.facts.health == "unhealthy")
             or (self.facts.agent_silent and (self.touched or self.facts.has_previous))
         )
@@ -103,6 +107,11 @@ class Draft:
     def in_state(self, *states: TargetState) -> list[DraftTarget]:
         return [target for target in self.targets if target.state in states]
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its release went on hold, so that it must not go further."""
+        return self.snapshot.kind == "deploy" and self.snapshot.hold is not None
+
     def down(self) -> list[DraftTarget]:
         """Targets that failed after they were changed: they serve nobody until somebody acts."""
         return [
@@ -110,6 +119,12 @@ class Draft:
             for target in self.in_state(TargetState.FAILED)
             if target.touched and target.facts.health != "healthy"
         ]
+
+    def ways_on(self) -> tuple[str, ...]:
+        """What people can do about targets that are not done."""
+        retry = ("retry",) if self.in_state(TargetState.FAILED) else ()
+        undone = (TargetState.PENDING, TargetState.STAGING, TargetState.STAGED, TargetState.FAILED)
+        return (*retry, "skip") if self.in_state(*undone) else retry
 
     def unavailability_limit(self, *, default: int) -> int:
         value = self.params.max_unavailable
@@ -203,6 +218,8 @@ class Draft:
         match verb:
             case "skip":
                 return len(self.targets) - len(self.in_state(TargetState.SKIPPED)) > 1
+            case "resume" | "retry":
+                return not self.is_held
             case "rollback":
                 return not any(target.touched and target.facts.previous_held for target in self.targets)
         return True

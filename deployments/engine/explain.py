@@ -68,7 +68,8 @@ def say_blocked_by_capacity(draft: Draft, limit: int) -> Waiting:
     )
 
 
-def say_paused(reason: str, down: Sequence[DraftTarget] = ()) -> Waiting:
+def say_paused(reason: str, down: Sequence[DraftTarget] = (), ways: tuple[str, ...] = ()) -> Waiting:
+    """`down`: what serves nobody meanwhile; `ways`: what can be done beside resume, rollback and cancel."""
     why = reason.rstrip(".")
     sentence = f"Paused: {why}" if why else "Paused"
     if down:
@@ -78,9 +79,7 @@ def say_paused(reason: str, down: Sequence[DraftTarget] = ()) -> Waiting:
         subject="paused",
         sentence=sentence,
         who="anyone who may resume rollouts of this service",
-        unblock=("resume", "retry", "skip", "rollback", "cancel")
-        if down
-        else ("resume", "rollback", "cancel"),
+        unblock=("resume", *ways, "rollback", "cancel"),
     )
 
 
@@ -106,7 +105,8 @@ def silent_deadline(draft: Draft, target: DraftTarget) -> datetime | None:
     """When the policy acts on this silent agent; None: it waits."""
     if draft.params.on_silent == "wait":
         return None
-    since = target.facts.agent_seen_at or draft.snapshot.state_since
+    # Whoever resumes gives the agent its time anew.
+    since = max(target.facts.agent_seen_at or draft.snapshot.state_since, draft.snapshot.state_since)
     return since + timedelta(seconds=draft.params.silent_seconds)
 
 
@@ -135,7 +135,7 @@ def say_queued(draft: Draft, slot: Slot) -> Waiting:
 
 
 def _steering(draft: Draft) -> tuple[str, ...]:
-    return () if draft.state is RolloutState.ROLLING_BACK else STEERING
+    return ("cancel",) if draft.state is RolloutState.ROLLING_BACK else STEERING
 
 
 def share(number: int, total: int, what: str) -> str:

@@ -14,7 +14,7 @@ STRICTEST_FIRST: tuple[Reaction, ...] = ("rollback", "abort", "pause")
 
 def give_up_on(draft: Draft) -> bool:
     """React to what the policy does not tolerate; False when the rollout may go on."""
-    found = _failures(draft) or _deadline(draft) or _silence(draft)
+    found = _failures(draft) or _hold(draft) or _deadline(draft) or _silence(draft)
     if found is None:
         return False
     reaction, sentence = found
@@ -45,6 +45,12 @@ def _failures(draft: Draft) -> tuple[Reaction, str] | None:
     first = failed[0]
     others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
     return strictest, f"{first.name}{others} failed: {first.error.rstrip('.')}."
+
+
+def _hold(draft: Draft) -> tuple[Reaction, str] | None:
+    if not draft.is_held:
+        return None
+    return "pause", f"Its release went on hold: {str(draft.snapshot.hold).rstrip('.')}."
 
 
 def _reaction(draft: Draft, code: str) -> Reaction:
@@ -115,12 +121,12 @@ def _react(draft: Draft, reaction: Reaction, sentence: str) -> None:
             " Lift that hold and roll back, or cancel."
         )
     if reaction == "rollback":
-        if draft.snapshot.kind == "deploy":
+        if draft.snapshot.kind == "deploy" and not draft.snapshot.is_stable_here:
             draft.place_hold(sentence)
         draft.move_rollout(RolloutState.ROLLING_BACK, f"{sentence} {rest}")
     elif reaction == "pause":
         draft.move_rollout(RolloutState.PAUSED, f"{sentence} {rest}")
-        draft.waiting = say_paused(draft.outcome, draft.down())
+        draft.waiting = say_paused(draft.outcome, draft.down(), draft.ways_on())
     else:
         close_all(draft, "The rollout was aborted")
         end_what_moves(draft, "when the rollout was aborted")

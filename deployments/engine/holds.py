@@ -4,7 +4,9 @@ from uuid import UUID
 
 from django.db import connection
 
+from deployments import queueing
 from deployments.domain.actor import Actor
+from deployments.domain.states import ACTIVE
 from deployments.events import Change
 from deployments.models.base import new_id
 
@@ -21,6 +23,15 @@ LIFT = """
     WHERE release_id = %(release)s AND lifted_at IS NULL
 """
 
+CONCERNED = """
+    SELECT r.id FROM deployments_rollout r
+    WHERE r.state = ANY(%(active)s) AND r.id IS DISTINCT FROM %(but)s::uuid
+      AND (r.release_id = %(release)s OR EXISTS (
+          SELECT FROM deployments_rollouttarget rt
+          WHERE rt.rollout_id = r.id AND rt.previous_release_id = %(release)s))
+    ORDER BY r.id
+"""
+
 
 def place(release_id: UUID, *, rollout_id: UUID | None, reason: str, actor: Actor) -> Change | None:
     """Put the release on hold; returns what to record, or None where it is on hold already."""
@@ -30,6 +41,7 @@ def place(release_id: UUID, *, rollout_id: UUID | None, reason: str, actor: Acto
         row = cursor.fetchone()
     if row is None:
         return None
+    _wake(release_id, but=rollout_id)
     return Change(
         verb="release.hold",
         object_kind="release",
@@ -45,4 +57,16 @@ def lift(release_id: UUID, *, reason: str, actor: Actor) -> bool:
     """End the hold; False where there is none."""
     with connection.cursor() as cursor:
         cursor.execute(LIFT, {"release": release_id, "reason": reason, "actor": actor.name})
-        return bool(cursor.rowcount)
+        was_held = bool(cursor.rowcount)
+    if was_held:
+        _wake(release_id, but=None)
+    return was_held
+
+
+def _wake(release_id: UUID, *, but: UUID | None) -> None:
+    """Have the rollouts looked at that bring the release, or could go back to it."""
+    with connection.cursor() as cursor:
+        cursor.execute(CONCERNED, {"release": release_id, "active": sorted(ACTIVE), "but": but})
+        rows = cursor.fetchall()
+    for (rollout_id,) in rows:
+        queueing.tick(rollout_id)

@@ -39,7 +39,7 @@ DONE = (T.HEALTHY, T.FAILED, T.SKIPPED)
 def plan(snapshot: Snapshot, now: datetime) -> list[Action]:
     """Decide. Raises Invalid only when the plan names a strategy that is not installed."""
     strategy = registry.get(snapshot.strategy)
-    draft = Draft(snapshot, registry.read_params(strategy, dict(snapshot.params)), now)
+    draft = Draft(snapshot, registry.read_planned(strategy, snapshot.params), now)
     phase = PHASES.get(snapshot.state)
     if phase is None:
         return []
@@ -88,7 +88,10 @@ def _run(draft: Draft, strategy: Strategy) -> None:
 def _pause(draft: Draft, strategy: Strategy) -> None:
     settle_targets(draft)
     settle_batches(draft, T.HEALTHY, T.SKIPPED)
-    draft.waiting = say_paused(draft.outcome, draft.down())
+    reason = draft.outcome
+    if draft.is_held and "on hold" not in reason:
+        reason = f"{reason.rstrip('.')}. Its release is on hold: {draft.snapshot.hold}"
+    draft.waiting = say_paused(reason, draft.down(), draft.ways_on())
 
 
 def _roll_back(draft: Draft, strategy: Strategy) -> None:
@@ -133,7 +136,7 @@ def _succeed(draft: Draft) -> None:
             f"the strategy ended, but {len(undone)} targets do not run the release: {undone[0].name}, ..."
         )
         draft.move_rollout(RolloutState.PAUSED, reason)
-        draft.waiting = say_paused(draft.outcome, draft.down())
+        draft.waiting = say_paused(draft.outcome, draft.down(), draft.ways_on())
         return
     total = len(draft.targets)
     notes = []
@@ -172,7 +175,7 @@ def _activate(draft: Draft, position: int) -> None:
     if any(not target.facts.agent_silent for target in busy):
         draft.waiting = say_working(draft, busy, "activating")
     elif len(due) < len(heard):
-        when = min(target.retry_at for target in heard if target.retry_at is not None)
+        when = min(one.retry_at for one in heard if one.retry_at is not None and one not in due)
         draft.check_at(when)
         draft.waiting = say_retrying(draft, position, when)
     elif due:

@@ -50,7 +50,9 @@ def _end(draft: Draft) -> None:
         sentence = f"{why} {len(stuck)} could not be put back and need a person: {names}."
         draft.move_rollout(RolloutState.FAILED, sentence)
     else:
-        draft.move_rollout(RolloutState.ROLLED_BACK, why)
+        empty = sum(target.state is T.REVERTED and not target.facts.has_previous for target in draft.targets)
+        note = f" {empty} had no stable release before, and run nothing now." if empty else ""
+        draft.move_rollout(RolloutState.ROLLED_BACK, f"{why}{note}")
 
 
 def _largest_batch(draft: Draft) -> int:

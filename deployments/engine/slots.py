@@ -25,7 +25,7 @@ LOCK_ALONE = "SELECT pg_advisory_xact_lock(%s)"
 SHARE = "SELECT pg_advisory_xact_lock_shared(%s)"
 HISTORY = 20
 """Rollouts of the environment that an estimate is made from."""
-LONGEST_WAKE = 100
+LONGEST_WAKE = 1000
 
 # The same statement for all that look: a queue of a thousand is read in some milliseconds.
 QUEUE = """

@@ -17,6 +17,9 @@ SELECT json_build_object(
     'hold', (SELECT hold.reason FROM deployments_hold hold
              WHERE hold.release_id = r.release_id AND hold.lifted_at IS NULL),
     'title', s.name || ' ' || rel.version || ' to ' || e.name,
+    'is_stable_here', EXISTS (
+        SELECT FROM deployments_rollouttarget mine
+        WHERE mine.rollout_id = r.id AND mine.previous_release_id = r.release_id),
     'strategy', p.body ->> 'strategy', 'params', p.body -> 'params', 'waiting_on', r.waiting_on,
     'batches', (
         SELECT coalesce(json_agg(json_build_object(

@@ -16,7 +16,10 @@ LOST = """
     SELECT id FROM deployments_rollout AS r
     WHERE state = ANY(%s) AND quarantined_at IS NULL AND (
         (lease_until < clock_timestamp())
-        OR state = 'pending' AND created_at < clock_timestamp() - interval '2 seconds'
+        OR waiting_on ->> 'kind' = 'engine'
+           AND (waiting_on ->> 'since' IS NULL
+                OR (waiting_on ->> 'since')::timestamptz < clock_timestamp() - interval '2 seconds')
+           AND created_at < clock_timestamp() - interval '2 seconds'
         OR EXISTS (SELECT 1 FROM deployments_taskreport AS report
                    WHERE report.rollout_id = r.id AND report.taken_at IS NULL
                      AND report.received_at < clock_timestamp() - interval '2 seconds'))

@@ -118,7 +118,8 @@ class Moves:
         """Move the rollout; raises MoveNotAllowed (not in the table) or StaleState (moved meanwhile)."""
         before = RolloutState(self.rollout.state)
         if to not in ALLOWED[before]:
-            raise MoveNotAllowed(f"The rollout is {before}; it cannot become {to}.")
+            now, then = (state.replace("_", " ") for state in (before, to))
+            raise MoveNotAllowed(f"The rollout is {now}; it cannot become {then}. Look at it again.")
         values = {
             "id": self.rollout.id,
             "from": before,

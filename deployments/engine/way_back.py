@@ -23,10 +23,18 @@ class WayBack(NamedTuple):
 
 def choose(rollout: Rollout, release_id: UUID | None = None) -> WayBack:
     """The release to leave this one for: the last stable one here, or `release_id` where it was stable."""
+    # A rollback that was cancelled before it changed anything left nothing.
+    moved = RolloutTarget.objects.filter(touched=True)
     earlier = (
-        Rollout.objects.filter(service=rollout.service, environment=rollout.environment, id__lt=rollout.id)
+        Rollout.objects.filter(
+            service=rollout.service,
+            environment=rollout.environment,
+            id__lt=rollout.id,
+            started_at__isnull=False,
+        )
+        .exclude(kind=Rollout.Kind.REPAIR)
         .select_related("release__artifact", "release__config", "release__service")
-        .annotate(left=Exists(Rollout.objects.filter(rolls_back=OuterRef("pk"))))
+        .annotate(left=Exists(moved.filter(rollout__rolls_back=OuterRef("pk"))))
         .newest_first()[:HISTORY]
     )
     history = list(earlier)

@@ -43,9 +43,9 @@ class RolloutQuerySet(models.QuerySet["Rollout"]):
         return self.order_by("-id")
 
     def after(self, rollout: "Rollout") -> Self:
-        """Later ones of the service there, without those that were withdrawn before they began."""
+        """Later ones of the service there, but for repairs and what was withdrawn before it began."""
         later = self.filter(service=rollout.service_id, environment=rollout.environment_id, id__gt=rollout.id)
-        return later.exclude(
+        return later.exclude(kind=Rollout.Kind.REPAIR).exclude(
             state__in=(RolloutState.SUPERSEDED, RolloutState.CANCELLED), started_at__isnull=True
         )
 

@@ -6,10 +6,12 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.utils import timezone
 from msgspec import UNSET, UnsetType
 
 from deployments import access, events
 from deployments.domain.actor import Actor
+from deployments.engine import slots
 from deployments.errors import Invalid, RolloutActive, StaleVersion
 from deployments.models import Agent, Environment, Region, Rollout, Service, Target, Team
 from deployments.services import policies
@@ -82,6 +84,8 @@ def change_environment(
     check_fields(environment, list(changed))
     environment.version += 1
     environment.save(update_fields=[*changed, "version"])
+    if "max_active" in changed:
+        slots.wake(timezone.now())
     change = events.done("environment.change", environment, before=before, after=changed)
     events.record(actor=actor, changes=[change])
     return environment

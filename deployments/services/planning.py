@@ -47,6 +47,7 @@ UNTICKED = Waiting(
 )
 IfBusy = Literal["refuse", "queue", "supersede"]
 """What happens to a rollout while another of the service there is not at its end."""
+REACTIONS = ("on_failure", "on_task_failure", "on_unhealthy", "on_timeout", "on_silent")
 RELATED = ("service__team", "environment", "release__artifact", "release__config")
 
 
@@ -71,21 +72,22 @@ def plan_rollout(
     `asked_for` names the parameters that this very request set, `only` the targets that take part. Raises
     ReleaseOnHold, NothingToDeploy, TargetWithoutAgent, Invalid, RolloutActive or QueueFull.
     """
-    _check_hold(release)
-    if if_busy == "supersede":
-        _supersede(actor, service, environment, release)
+    check_hold(release)
+    _supersede(actor, service, environment, release, kind, if_busy)
     # Locked, so that no target loses its agent between the check and the start.
     here = Target.objects.filter(service=service, region__environment=environment)
     targets = list(
         (here if only is None else here.filter(id__in=only))
         .select_for_update(of=("self",), no_key=True)
         .select_related("region", "agent")
-        .order_by("region__position", "region__name", "name")
+        # As the engine locks them: of two that meet here, one waits.
+        .order_by("id")
     )
+    targets.sort(key=lambda one: (one.region.position, one.region.name, one.name))
     _check_targets(service, environment, release, targets)
     chosen, params = registry.parse(strategy)
     chosen.check(params, len(targets))
-    if "on_failure" in asked_for and params.on_failure == "rollback":
+    if any(name in asked_for and getattr(params, name) == "rollback" for name in REACTIONS):
         _check_way_back(service, environment, targets)
     body = PlanBody(
         service=service.name,
@@ -98,7 +100,7 @@ def plan_rollout(
         params=msgspec.to_builtins(params),
         waves=chosen.lay_out([_ref(target) for target in targets], params),
     )
-    _check_room(service, environment, if_busy)
+    _check_room(service, environment, kind, if_busy)
     rollout = Rollout(
         service=service,
         environment=environment,
@@ -130,7 +132,7 @@ def plan_rollout(
     return Rollout.objects.select_related(*RELATED).get(id=rollout.id)
 
 
-def _check_hold(release: Release) -> None:
+def check_hold(release: Release) -> None:
     hold = Hold.objects.filter(release=release, lifted_at__isnull=True).first()
     if hold is not None:
         raise ReleaseOnHold(
@@ -143,16 +145,26 @@ def _check_hold(release: Release) -> None:
 def _check_way_back(service: Service, environment: Environment, targets: Sequence[Target]) -> None:
     if not any(target.stable_release_id for target in targets):
         raise Invalid(
-            strategy=f"on_failure: rollback was asked for, but no target of {service} in {environment} has a "
-            "stable release to go back to yet. Choose pause or abort for this one."
+            strategy=f"a rollback on failure was asked for, but no target of {service} in {environment} has "
+            "a stable release to go back to yet. Choose pause or abort for this one."
         )
 
 
-def _check_room(service: Service, environment: Environment, if_busy: IfBusy) -> None:
+def _check_room(service: Service, environment: Environment, kind: Rollout.Kind, if_busy: IfBusy) -> None:
     """The targets' rows are locked: of two that start here at once, one sees the other."""
-    active = Rollout.objects.filter(service=service, environment=environment).active().first()
+    here = Rollout.objects.filter(service=service, environment=environment)
+    active = here.active().select_related("release__service", "environment").first()
     if active is not None and if_busy == "refuse":
-        raise RolloutActive(rollout=str(active.id))
+        what = {Rollout.Kind.DEPLOY: "rollout", Rollout.Kind.ROLLBACK: "rollback"}.get(
+            Rollout.Kind(active.kind), "repair"
+        )
+        raise RolloutActive(
+            f"A {what}, {active}, is {active.state.replace('_', ' ')}. Wait for it, cancel it or roll it "
+            "back, or queue up behind it.",
+            rollout=str(active.id),
+        )
+    if kind == Rollout.Kind.ROLLBACK:
+        return
     waiting = Rollout.objects.waiting_for_slot().count()
     if waiting >= settings.SLIPWAY.max_queued_rollouts:
         raise QueueFull(
@@ -161,9 +173,21 @@ def _check_room(service: Service, environment: Environment, if_busy: IfBusy) -> 
         )
 
 
-def _supersede(actor: Actor, service: Service, environment: Environment, release: Release) -> None:
-    """End those that still wait for their slot here: a newer one takes their place."""
+def _supersede(
+    actor: Actor,
+    service: Service,
+    environment: Environment,
+    release: Release,
+    kind: Rollout.Kind,
+    if_busy: IfBusy,
+) -> None:
+    """End those that still wait for their slot here, where that is asked: a newer one takes their place.
+
+    A repair that waits is in nobody's way: what comes instead puts the target right too, or it drifts on.
+    """
     waiting = Rollout.objects.waiting_for_slot().filter(service=service, environment=environment)
+    if if_busy != "supersede":
+        waiting = waiting.filter(kind=Rollout.Kind.REPAIR).exclude(kind=kind)
     for older in waiting.select_for_update(of=("self",), no_key=True).select_related(*RELATED).order_by("id"):
         moves = Moves(older, actor=actor, now=timezone.now())
         moves.move_rollout(

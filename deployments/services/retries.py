@@ -11,7 +11,7 @@ from deployments.domain.actor import Actor
 from deployments.domain.choices import may_skip
 from deployments.domain.states import ACTIVE, RolloutState, TargetState
 from deployments.errors import Invalid, MoveNotAllowed
-from deployments.models import Rollout, RolloutTarget
+from deployments.models import Rollout, RolloutTarget, Task
 from deployments.services.planning import plan_rollout
 from deployments.services.rollouts import go_on, params_of
 from deployments.services.steering import close_tasks, commit, locked, move_all, said, words
@@ -122,6 +122,8 @@ def _anew(
         raise MoveNotAllowed(
             f"The rollout is {words(rollout)}; nothing of it can be retried. Start a new one."
         )
+    if any(one.state == T.REVERTED for one in rows) or rollout.tasks.filter(kind=Task.Kind.REVERT).exists():
+        raise MoveNotAllowed("The rollout ended on its way back. Roll it back again.")
     undone = [one for one in rows if one.state not in (T.HEALTHY, T.SKIPPED)]
     if not undone:
         raise MoveNotAllowed("Every target of this rollout runs the release; there is nothing to try again.")

@@ -4,10 +4,11 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 
 from deployments.artifacts import store
 from deployments.domain.actor import Actor
-from deployments.domain.states import RolloutState
+from deployments.domain.states import RolloutState, TargetState
 from deployments.engine import holds, way_back
 from deployments.engine.transition import Moves
 from deployments.errors import Invalid, MoveNotAllowed, NoStableRelease, NotFound, ReleaseOnHold
@@ -45,13 +46,19 @@ def roll_back_rollout(
         raise MoveNotAllowed(f"{rollout} left nothing changed; there is nothing to roll back.")
     if standing.id != rollout.id:
         raise MoveNotAllowed(f"What runs now came with another rollout, {standing}. Roll that one back.")
+    back = rollout.rollbacks.active().first()
+    if back is not None:
+        raise MoveNotAllowed(f"It is being rolled back already, by {back.requested_by}: {back}.")
     release, why, _ = way_back.choose(rollout, release_id)
     if release is None:
         raise NoStableRelease(why)
     _check_bytes(release)
     _hold(rollout, moves, actor, reason)
     moves.record()
-    here = frozenset(_targets(rollout).filter(release=rollout.release).values_list("id", flat=True))
+    # Also what it failed to put back: that was sent the old release, and does not run it.
+    stuck = rollout.targets.filter(touched=True, state=TargetState.FAILED).values("target")
+    on_it = Q(release=rollout.release) | Q(id__in=stuck)
+    here = frozenset(_targets(rollout).filter(on_it).values_list("id", flat=True))
     if not here:
         raise MoveNotAllowed(f"No target runs {rollout.release} any more; there is nothing to roll back.")
     return plan_rollout(

@@ -16,7 +16,7 @@ from deployments.engine.transition import Moves
 from deployments.errors import Invalid, MoveNotAllowed
 from deployments.models import Batch, Environment, Release, Rollout, RolloutTarget, Service
 from deployments.services import policies
-from deployments.services.planning import IfBusy, plan_rollout
+from deployments.services.planning import IfBusy, check_hold, plan_rollout
 from deployments.services.steering import close_tasks, commit, locked, move_all, said, words
 from deployments.strategies import registry
 from deployments.strategies.base import Params
@@ -72,6 +72,9 @@ def pause_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: in
     rollout, moves = locked(actor, "rollout.pause", rollout_id, if_version)
     if rollout.state == RolloutState.PAUSED:
         raise MoveNotAllowed("The rollout is paused already. Resume it, roll it back or cancel it.")
+    if rollout.state != RolloutState.RUNNING:
+        instead = " Cancel it instead." if rollout.is_active else ""
+        raise MoveNotAllowed(f"Only a running rollout can be paused; this one is {words(rollout)}.{instead}")
     moves.move_rollout(RolloutState.PAUSED, reason=said(actor, reason), verb="rollout.pause")
     return commit(rollout, moves)
 
@@ -93,8 +96,17 @@ def resume_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: i
 
 @transaction.atomic
 def cancel_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: int | None = None) -> Rollout:
-    """End it where it stands: targets that were changed stay changed, and the outcome says how many."""
+    """End it where it stands: targets that were changed stay changed, and the outcome says how many.
+
+    One that is rolling back ends as failed, since it left targets where they should not be.
+    """
     rollout, moves = locked(actor, "rollout.cancel", rollout_id, if_version)
+    if not rollout.is_active:
+        raise MoveNotAllowed(
+            f"The rollout is at its end: {words(rollout)}. To undo what it changed, roll it back."
+        )
+    if rollout.state == RolloutState.ROLLING_BACK:
+        return _stop_rolling_back(rollout, moves, said(actor, reason))
     moving = list(rollout.targets.filter(state=TargetState.ACTIVATING).select_related("target"))
     touched = rollout.targets.filter(touched=True).count()
     rest = (
@@ -115,8 +127,22 @@ def cancel_rollout(*, actor: Actor, rollout_id: UUID, reason: str, if_version: i
     return commit(rollout, moves)
 
 
+def _stop_rolling_back(rollout: Rollout, moves: Moves, why: str) -> Rollout:
+    under_way = list(rollout.targets.filter(state=TargetState.REVERTING).select_related("target"))
+    close_tasks(rollout, moves, "The rollback was cancelled")
+    error = "It was being put back when the rollback was cancelled; what it runs is what its agent reports"
+    move_all(moves, under_way, TargetState.FAILED, code="cancelled", error=error)
+    touched = rollout.targets.filter(touched=True).count()
+    back = rollout.targets.filter(state=TargetState.REVERTED).count()
+    outcome = f"The rollback was cancelled: {why.rstrip('.')}. {share(back, touched, 'put back')}."
+    moves.move_rollout(RolloutState.FAILED, reason=outcome, verb="rollout.cancel")
+    return commit(rollout, moves)
+
+
 def go_on(rollout: Rollout, moves: Moves, again: Sequence[RolloutTarget], why: str, verb: str) -> None:
     """Let `again` be tried once more, and the rollout run on; the time that it stood paused is given back."""
+    if rollout.kind == Rollout.Kind.DEPLOY:
+        check_hold(rollout.release)
     params = params_of(rollout)
     was_paused = rollout.state == RolloutState.PAUSED
     if was_paused:
@@ -138,7 +164,7 @@ def go_on(rollout: Rollout, moves: Moves, again: Sequence[RolloutTarget], why: s
 
 def params_of(rollout: Rollout) -> Params:
     body: dict[str, Any] = rollout.plan.body
-    return registry.read_params(registry.get(body["strategy"]), body["params"])
+    return registry.read_planned(registry.get(body["strategy"]), body["params"])
 
 
 def _reopen(

@@ -43,7 +43,10 @@ def commit(rollout: Rollout, moves: Moves) -> Rollout:
         # Until the engine has looked: no rollout is without an answer, and none with a wrong one.
         waiting = say_paused(rollout.outcome) if rollout.state == RolloutState.PAUSED else UNTICKED
         waiting = msgspec.structs.replace(waiting, since=moves.now)
-        Rollout.objects.filter(pk=rollout.pk).update(waiting_on=msgspec.to_builtins(waiting))
+        # Should the wake-up be lost, the clock finds it.
+        Rollout.objects.filter(pk=rollout.pk).update(
+            waiting_on=msgspec.to_builtins(waiting), next_check_at=moves.now
+        )
     queueing.tick(rollout.id)
     return Rollout.objects.select_related(*RELATED).get(id=rollout.id)
 

@@ -4,9 +4,11 @@ from uuid import UUID
 
 from django.contrib.auth import get_user_model
 from django.db import transaction
+from django.utils import timezone
 
 from deployments import access, events
 from deployments.domain.actor import Actor
+from deployments.engine import slots
 from deployments.errors import Conflict, Invalid
 from deployments.models import Membership, Team
 from deployments.services.rows import check_fields, check_limit, insert
@@ -32,6 +34,7 @@ def change_team(*, actor: Actor, team_id: UUID, max_active: int | None) -> Team:
         team.max_active = max_active
         check_fields(team, ["max_active"])
         team.save(update_fields=["max_active"])
+        slots.wake(timezone.now())
         change = events.done("team.change", team, before=before, after={"max_active": max_active})
         events.record(actor=actor, changes=[change])
     return team

@@ -37,6 +37,12 @@ def parse(definition: dict[str, Any]) -> tuple[Strategy, Params]:
     return strategy, read_params(strategy, fields)
 
 
+def read_planned(strategy: Strategy, fields: dict[str, Any]) -> Params:
+    """As `read_params`, of a plan that a newer process may have made: what is not known here is left out."""
+    known = {field.name for field in msgspec.structs.fields(strategy.params)}
+    return read_params(strategy, {name: value for name, value in fields.items() if name in known})
+
+
 def read_params(strategy: Strategy, fields: dict[str, Any]) -> Params:
     try:
         return msgspec.convert(fields, strategy.params)

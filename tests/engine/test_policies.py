@@ -11,7 +11,7 @@ from deployments.models import Agent, Batch, Rollout, RolloutTarget, Service, Ta
 from deployments.services.catalog import change_environment, change_service
 from deployments.services.policies import definition
 from deployments.services.rollouts import pause_rollout, resume_rollout
-from tests.engine.driver import Driver
+from tests.engine.driver import Driver, pass_time
 from tests.fixtures import Person, World
 
 REACTIONS = {
@@ -206,7 +206,9 @@ def test_the_policy_acts_on_an_agent_that_stays_silent(
     driver.tick(rollout)
     assert rollout.state == RolloutState.RUNNING
     assert rollout.waiting_on["deadline"], "it says when the policy acts"
-    driver.later(rollout, 100)
+    pass_time(125)
+    Agent.objects.exclude(id=other_agent.id).update(last_seen_at=timezone.now())
+    driver.tick(rollout)
     come_back(other_agent, driver)
     driver.silent = True
     driver.finish(rollout)

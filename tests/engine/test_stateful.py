@@ -403,10 +403,14 @@ class Engine(RuleBasedStateMachine):
             connections.connect(agent, "web:1", hostname="", software="")
         self.heartbeats()
         self.run_jobs()
+        for release in Release.objects.filter(holds__lifted_at__isnull=True, holds__isnull=False):
+            self.do(holds.lift_hold, release_id=release.id)
         for _ in range(400):
             self.all_get_well()
             for rollout in Rollout.objects.filter(state=RolloutState.PAUSED):
                 self.do(rollouts.resume_rollout, rollout_id=rollout.id)
+            for release in Release.objects.filter(holds__lifted_at__isnull=True, holds__isnull=False):
+                self.do(holds.lift_hold, release_id=release.id)
             if tasks := self.open_tasks():
                 for task in tasks:
                     self.report(task, "succeeded")

@@ -140,3 +140,11 @@ def test_one_after_another_everybody_gets_a_turn(entries: list[Entry]) -> None:
         if not any(one.id.int <= 10**6 for one in waiting):
             return
     raise AssertionError(f"they starve: {waiting}")
+
+
+def test_age_alone_counts_for_what_has_outgrown_the_highest_priority() -> None:
+    """A team with much that moves elsewhere is not kept waiting by a team that asks all the time."""
+    elsewhere = [entry(number, environment=2, moving=True) for number in (1, 2)]
+    old = entry(3, priority=2, waited=2 * AGING.total_seconds())
+    fresh = entry(4, team=2, priority=2)
+    assert may_start([*elsewhere, old, fresh], environments={UUID(int=1): 1}) == [3]
