@@ -1,5 +1,6 @@
 """What somebody changes by hand on a target is seen within two heartbeats, and put right by an activation."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable
@@ -248,6 +249,24 @@ async def test_a_target_whose_state_cannot_be_sent_does_not_silence_the_others(t
     assert isinstance(sent, protocol.Heartbeat)
     assert [report.target_id for report in sent.targets] == ["t2"]
     state.close()
+
+    # Nor does a message that slipped through end the sending of all others.
+    class Connection:
+        def __init__(self) -> None:
+            self.frames: asyncio.Queue[str] = asyncio.Queue()
+
+        async def send(self, frame: str) -> None:
+            await self.frames.put(frame)
+
+    agent._link.send(protocol.LogChunk(target_id="t1", text="\udcff"))
+    agent._link.send(protocol.LogChunk(target_id="t2", text="well"))
+    connection = Connection()
+    writer = asyncio.create_task(agent._link._write(connection))  # type: ignore[arg-type]
+    async with asyncio.timeout(10):
+        frames = [await connection.frames.get() for _ in range(2)]
+    writer.cancel()
+    assert '"number":1' in frames[0]
+    assert "well" in frames[1]
 
 
 async def test_a_hand_edited_configuration_is_found_and_put_right(
