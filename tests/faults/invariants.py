@@ -87,7 +87,6 @@ def limits(
     """
     limit = limit or max(Counter(batch_of.values()).values())
     states = dict.fromkeys(batch_of, "pending")
-    history: dict[str, list[tuple[float, bool]]] = {target: [] for target in batch_of}
     touched: set[str] = set()
     reopened: set[str] = set()
     phase = "pending"

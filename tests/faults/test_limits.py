@@ -76,3 +76,10 @@ def test_a_resume_that_reopens_nothing_excuses_nothing() -> None:
     history = first_done().moment(r="paused").moment(r="running")
     history.moment(batch_2="running", c="activating").moment(b="failed").moment(b="staged")
     assert "several batches" in history.moment(b="activating").told()
+
+
+def test_it_is_noted_since_when_a_target_is_out_of_service() -> None:
+    noted: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    assert list(limits(BATCHES, 0, first_done().events, noted)) == []
+    began = BEGAN.timestamp()
+    assert noted["a"] == [(began + 2, True), (began + 3, False)]
