@@ -5,12 +5,18 @@ only ever written.
 """
 
 from collections.abc import Mapping
+from functools import cached_property, partial
+from types import MethodType
 from typing import Any
 
 from django.db.models import Model
 from drf_spectacular.drainage import set_override
 from rest_framework import serializers
 from rest_framework.response import Response
+
+MISSING = object()
+CALLED = (MethodType, partial)
+"""Attributes that are no value, but give it: `get_priority_display` is of the latter kind."""
 
 
 class In(serializers.Serializer[Any]):
@@ -41,6 +47,30 @@ class Out(serializers.Serializer[Any]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         set_override(cls, "component_name", cls.__name__.removesuffix("Out"))
+
+    def to_representation(self, instance: Any) -> dict[str, Any]:
+        """As the library does it, in half the time: fields are found once, and attributes read plainly."""
+        found: dict[str, Any] = {}
+        is_mapping = isinstance(instance, Mapping)
+        for name, source, field in self._fields_out:
+            if is_mapping or not source:
+                value = field.get_attribute(instance)
+            else:
+                value = getattr(instance, source, MISSING)
+                if value is MISSING:
+                    value = field.get_attribute(instance)  # null, or an error that says what is missing where
+                elif isinstance(value, CALLED):
+                    value = value()
+            found[name] = None if value is None else field.to_representation(value)
+        return found
+
+    @cached_property
+    def _fields_out(self) -> list[tuple[str, str, Any]]:
+        """Name, the attribute that has the value ("" where there is more to it), and the field."""
+        return [
+            (name, field.source if len(field.source_attrs) == 1 else "", field)
+            for name, field in self.fields.items()
+        ]
 
     @classmethod
     def response(cls, row: Model, *, status: int = 200, etag: int | None = None) -> Response:
