@@ -14,6 +14,8 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        # Rather try again than have everybody wait behind us.
+        migrations.RunSQL("SET LOCAL lock_timeout = '3s'", migrations.RunSQL.noop),
         migrations.CreateModel(
             name="Hold",
             fields=[
@@ -62,10 +64,6 @@ class Migration(migrations.Migration):
                 "ordering": ("-id",),
                 "default_permissions": (),
             },
-        ),
-        migrations.RemoveConstraint(
-            model_name="rollouttarget",
-            name="rollout_target_state_known",
         ),
         migrations.AddField(
             model_name="batch",
@@ -119,6 +117,7 @@ class Migration(migrations.Migration):
             name="retries",
             field=models.ForeignKey(
                 blank=True,
+                db_index=False,
                 null=True,
                 on_delete=django.db.models.deletion.PROTECT,
                 related_name="retried_by",
@@ -168,97 +167,11 @@ class Migration(migrations.Migration):
                 max_length=16,
             ),
         ),
-        migrations.AddIndex(
-            model_name="rollout",
-            index=models.Index(
-                condition=models.Q(
-                    (
-                        "state__in",
-                        [
-                            deployments.domain.states.RolloutState["PENDING"],
-                            deployments.domain.states.RolloutState["QUEUED"],
-                        ],
-                    )
-                ),
-                fields=["-priority", "id"],
-                name="rollout_queue",
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="rollout",
-            index=models.Index(
-                condition=models.Q(
-                    (
-                        "state__in",
-                        [
-                            deployments.domain.states.RolloutState["PAUSED"],
-                            deployments.domain.states.RolloutState["PENDING"],
-                            deployments.domain.states.RolloutState["QUEUED"],
-                            deployments.domain.states.RolloutState["ROLLING_BACK"],
-                            deployments.domain.states.RolloutState["RUNNING"],
-                        ],
-                    )
-                ),
-                fields=["service", "environment"],
-                name="rollout_active",
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="target",
-            index=models.Index(
-                condition=models.Q(("drift", ""), _negated=True),
-                fields=["service", "region"],
-                name="target_drifted",
-            ),
-        ),
         migrations.AddConstraint(
             model_name="environment",
             constraint=models.CheckConstraint(
                 condition=models.Q(("max_active__isnull", True), ("max_active__gt", 0), _connector="OR"),
                 name="environment_max_active_not_zero",
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="rollout",
-            constraint=models.UniqueConstraint(
-                condition=models.Q(
-                    (
-                        "state__in",
-                        [
-                            deployments.domain.states.RolloutState["PAUSED"],
-                            deployments.domain.states.RolloutState["ROLLING_BACK"],
-                            deployments.domain.states.RolloutState["RUNNING"],
-                        ],
-                    )
-                ),
-                fields=("service", "environment"),
-                name="rollout_one_moving",
-            ),
-        ),
-        migrations.RemoveConstraint(
-            model_name="rollout",
-            name="rollout_one_active",
-        ),
-        migrations.AddConstraint(
-            model_name="rollouttarget",
-            constraint=models.CheckConstraint(
-                condition=models.Q(
-                    (
-                        "state__in",
-                        [
-                            "activating",
-                            "failed",
-                            "healthy",
-                            "pending",
-                            "reverted",
-                            "reverting",
-                            "skipped",
-                            "staged",
-                            "staging",
-                        ],
-                    )
-                ),
-                name="rollout_target_state_known",
             ),
         ),
         migrations.AddConstraint(

@@ -29,7 +29,7 @@ AFTER = {
 
 def trigger(moves: dict[str, list[str]]) -> str:
     return (
-        "DROP TRIGGER moves ON deployments_rollouttarget; "
+        "SET LOCAL lock_timeout = '3s'; DROP TRIGGER moves ON deployments_rollouttarget; "
         "CREATE TRIGGER moves BEFORE UPDATE OF state ON deployments_rollouttarget FOR EACH ROW "
         "WHEN (OLD.state IS DISTINCT FROM NEW.state) "
         f"EXECUTE FUNCTION slipway_check_move('{json.dumps(moves)}')"

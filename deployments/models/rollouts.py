@@ -68,7 +68,9 @@ class Rollout(Row):
     release = models.ForeignKey(Release, models.PROTECT, related_name="rollouts")
     kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.DEPLOY)
     rolls_back = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="rollbacks")
-    retries = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="retried_by")
+    retries = models.ForeignKey(
+        "self", models.PROTECT, null=True, blank=True, related_name="retried_by", db_index=False
+    )
     """The rollout whose targets are tried again here."""
     priority = models.PositiveSmallIntegerField(
         choices=Priority.choices, default=Priority.NORMAL, db_default=Priority.NORMAL

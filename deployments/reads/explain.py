@@ -117,7 +117,7 @@ def _decide(rollout: Rollout, now: datetime) -> tuple[list[str], str]:
         with transaction.atomic(), connection.cursor() as cursor:
             # The database itself sees to it that nothing is changed.
             cursor.execute("SET TRANSACTION READ ONLY")
-            slot = slots.look(rollout.id, now) if rollout.state in WAITING_FOR_SLOT else None
+            slot = slots.peek(rollout.id, now) if rollout.state in WAITING_FOR_SLOT else None
             snapshot = load(rollout.id, slot)
             return say(plan(snapshot, now), snapshot), ""
     except Exception as error:

@@ -267,7 +267,7 @@ def actions(actor: Actor, rollout: Rollout, counts: Mapping[str, int]) -> list[s
         offered.add("resume")
     if RolloutState.PAUSED in moves:
         offered.add("pause")
-    if RolloutState.CANCELLED in moves:
+    if rollout.is_active:
         offered.add("cancel")
     if RolloutState.ROLLING_BACK in moves or (rollout.state in LEFT_CHANGED and choices.can_return(rollout)):
         offered.add("rollback")

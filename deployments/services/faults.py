@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 
 from deployments import access, events, queueing
 from deployments.domain.actor import Actor
-from deployments.domain.states import ACTIVE, ALLOWED, RolloutState
+from deployments.domain.states import ACTIVE
 from deployments.domain.waiting import Waiting
 from deployments.errors import Invalid, NotFound
 from deployments.models import JobFault, Rollout
@@ -152,7 +152,6 @@ def _quarantine(actor: Actor, fault: JobFault) -> JobFault:
     )
     events.record(actor=actor, changes=[change])
     if rollout := _rollout(fault):
-        cancel = ("cancel",) if RolloutState.CANCELLED in ALLOWED[RolloutState(rollout.state)] else ()
         waiting = Waiting(
             kind="fault",
             subject=f"fault:{fault.pk}",
@@ -161,7 +160,7 @@ def _quarantine(actor: Actor, fault: JobFault) -> JobFault:
                 f"{fault.error}"
             ),
             who="an administrator, who finds the cause on the page of faults and releases it",
-            unblock=("release", *cancel),
+            unblock=("release", "cancel"),
         )
         at = fault.quarantined_at
         _tell(actor, rollout, at, waiting, at, verb="rollout.quarantine", reason=fault.error)
