@@ -68,7 +68,7 @@ class Out(serializers.Serializer[Any]):
     def _fields_out(self) -> list[tuple[str, str, Any]]:
         """Name, the attribute that has the value ("" where there is more to it), and the field."""
         return [
-            (name, field.source if len(field.source_attrs) == 1 else "", field)
+            (name, field.source or "" if len(field.source_attrs) == 1 else "", field)
             for name, field in self.fields.items()
         ]
 
