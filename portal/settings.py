@@ -5,6 +5,7 @@ from typing import Any
 
 from csp.constants import NONE, SELF
 
+from deployments.domain.states import BatchState, RolloutState, TargetState, TaskState
 from portal import env
 from portal.database import database_config
 from portal.logging import logging_config
@@ -169,6 +170,17 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "Tier": "deployments.models.catalog.Environment.Tier",
+        "Role": "deployments.models.teams.Membership.Role",
+        "Health": "deployments.models.catalog.Target.Health",
+        "RolloutKind": "deployments.models.rollouts.Rollout.Kind",
+        "TaskKind": "deployments.models.rollouts.Task.Kind",
+        "RolloutState": [state.value for state in RolloutState],
+        "BatchState": [state.value for state in BatchState],
+        "TargetState": [state.value for state in TargetState],
+        "TaskState": [state.value for state in TaskState],
+    },
 }
 
 # --- jobs ---------------------------------------------------------------------------------------------

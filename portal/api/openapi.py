@@ -7,7 +7,6 @@ from django.utils.decorators import method_decorator
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
-from deployments.domain.states import BatchState, RolloutState, TargetState, TaskState
 from portal.api import problems
 from portal.api.idempotency import HEADER
 
@@ -107,17 +106,6 @@ SETTINGS = {
     ],
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     "SERVERS": [{"url": "/", "description": "This Slipway"}],
-    "ENUM_NAME_OVERRIDES": {
-        "Tier": "deployments.models.catalog.Environment.Tier",
-        "Role": "deployments.models.teams.Membership.Role",
-        "Health": "deployments.models.catalog.Target.Health",
-        "RolloutKind": "deployments.models.rollouts.Rollout.Kind",
-        "TaskKind": "deployments.models.rollouts.Task.Kind",
-        "RolloutState": [state.value for state in RolloutState],
-        "BatchState": [state.value for state in BatchState],
-        "TargetState": [state.value for state in TargetState],
-        "TaskState": [state.value for state in TaskState],
-    },
 }
 
 

@@ -182,7 +182,7 @@ def test_a_second_deploy_is_refused_and_the_form_keeps_what_was_chosen(
     )
     assert response.status_code == 409
     body = response.content.decode()
-    assert "is active" in body
+    assert "or queue up behind it" in body
     assert "Again" in body
     assert f'value="{rollout.release_id}" selected' in body
 
