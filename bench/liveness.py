@@ -74,8 +74,11 @@ async def _die(url: str, credentials: Sequence[Credential]) -> list[float]:
         for agent_id, at in await asyncio.to_thread(_apart, UNKNOWN, ids):
             known.setdefault(agent_id, at)
         await asyncio.sleep(POLL_SECONDS)
+    for agent in agents:
+        agent.drop()
     for task in (*deaths, *runs):
         task.cancel()
+    await asyncio.gather(*deaths, *runs, return_exceptions=True)
     return [known.get(agent_id, died[agent_id] + PATIENCE_SECONDS) - died[agent_id] for agent_id in ids]
 
 

@@ -36,6 +36,13 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def descendants(pid: int) -> list[int]:
+    """Children, their children and so on; none of a process that has ended."""
+    with contextlib.suppress(OSError):
+        return [one for child in children(pid) for one in (child, *descendants(child))]
+    return []
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -92,8 +99,11 @@ def running_worker(log_path: Path, jobs: Jobs, **variables: str) -> Iterator[sub
         until(lambda: first in jobs.texts())
         yield process
     finally:
+        family = descendants(process.pid)
         process.kill()
         process.wait()
+        # They die with their parent, a moment later; until then they may be at work on the database.
+        until(lambda: not any(map(is_running, family)))
 
 
 @pytest.fixture
