@@ -5,8 +5,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMPS := $(VENV)/.stamps
 PYTEST ?= -n 2
-# Tests that start many processes or a browser: a minute or two that `make test-fast` saves.
-SLOW   := faults browser live bench
+# Tests that start processes or a browser: minutes that `make test-fast` saves.
+SLOW   := faults browser live bench agent platform
 # Slipway itself, from where it lies: its command `slipway-agent`, and nothing fetched.
 INSTALL_SELF = $(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --no-index --editable .
 
