@@ -3,11 +3,11 @@
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from deployments.domain import stable
-from deployments.domain.states import RolloutState
-from deployments.models import Hold, Release, Rollout, RolloutTarget
+from deployments.domain.states import RolloutState, TargetState
+from deployments.models import Hold, Release, Rollout, RolloutTarget, Target
 
 HISTORY = 100
 """Earlier rollouts that are looked through for a stable release."""
@@ -70,6 +70,38 @@ def standing(rollout: Rollout) -> Rollout | None:
         .exclude(kind=Rollout.Kind.REPAIR)
         .first()
     )
+
+
+def in_the_way(rollout: Rollout) -> str:
+    """Why a rollout that is not under way cannot be left for another; empty where its changes stand."""
+    if rollout.is_active:
+        now = rollout.state.replace("_", " ")
+        return f"The rollout is {now}: there is nothing to roll back yet. Cancel it."
+    found = standing(rollout)
+    if found is None:
+        return f"{rollout} left nothing changed; there is nothing to roll back."
+    if found.pk != rollout.pk:
+        return f"What runs now came with another rollout, {found}. Roll that one back."
+    back = rollout.rollbacks.active().first()
+    if back is not None:
+        return f"It is being rolled back already, by {back.requested_by}: {back}."
+    if not on_it(rollout).exists():
+        return f"No target runs {rollout.release} any more; there is nothing to roll back."
+    return ""
+
+
+def on_it(rollout: Rollout) -> QuerySet[Target]:
+    """Targets that a rollback puts back: also what it failed to put back, which was sent the old release."""
+    stuck = rollout.targets.filter(touched=True, state=TargetState.FAILED).values("target")
+    here = Target.objects.filter(service=rollout.service_id, region__environment=rollout.environment_id)
+    return here.filter(Q(release=rollout.release_id) | Q(id__in=stuck))
+
+
+def is_distrusted(rollout: Rollout) -> bool:
+    """Whether leaving it puts its release on hold: it was to come in, and was not stable here before."""
+    if rollout.kind != Rollout.Kind.DEPLOY:
+        return False
+    return not rollout.targets.filter(previous_release=rollout.release_id).exists()
 
 
 def hold_in_the_way(rollout: Rollout) -> Hold | None:

@@ -12,7 +12,7 @@ from django.utils import timezone
 from deployments.domain.choices import SKIPPABLE, SKIPPABLE_SILENT
 from deployments.domain.states import ACTIVE, RolloutState, TargetState
 from deployments.engine import way_back
-from deployments.models import Hold, Release, Rollout, RolloutTarget, Target
+from deployments.models import Hold, Release, Rollout, RolloutTarget
 from deployments.models.agents import SILENT_AFTER_HEARTBEATS
 
 OFFERED = 200
@@ -54,7 +54,7 @@ class Return:
 def may_retry(rollout: Rollout, counts: Mapping[str, int]) -> bool:
     if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED):
         return bool(counts.get(T.FAILED))
-    if rollout.state in ACTIVE or rollout.state in NEVER_RETRIED:
+    if rollout.state in ACTIVE or rollout.state in NEVER_RETRIED or counts.get(T.REVERTED):
         return False
     undone = sum(number for state, number in counts.items() if state not in (T.HEALTHY, T.SKIPPED))
     return bool(undone) and not _is_held(rollout) and not Rollout.objects.after(rollout).exists()
@@ -87,12 +87,12 @@ def can_return(rollout: Rollout) -> bool:
     """Whether an ended rollout is what stands here, and another release succeeded before it."""
     here = Rollout.objects.filter(service=rollout.service_id, environment=rollout.environment_id)
     earlier = here.filter(state=RolloutState.SUCCEEDED, id__lt=rollout.id).exclude(release=rollout.release_id)
-    return not _in_the_way(rollout) and earlier.exists()
+    return not way_back.in_the_way(rollout) and earlier.exists()
 
 
 def way_back_of(rollout: Rollout) -> Return:
     """What rolling this back would do now."""
-    holds = rollout.kind == Rollout.Kind.DEPLOY and not _is_held(rollout)
+    holds = way_back.is_distrusted(rollout) and not _is_held(rollout)
     if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED):
         hold = way_back.hold_in_the_way(rollout)
         if hold is not None:
@@ -107,25 +107,10 @@ def way_back_of(rollout: Rollout) -> Return:
             targets=versions.most_common(),
             holds=holds,
         )
-    if why := _in_the_way(rollout):
+    if why := way_back.in_the_way(rollout):
         return Return(is_possible=False, why=why)
     release, why, others = way_back.choose(rollout)
     return Return(is_possible=release is not None, why=why, release=release, others=others, holds=holds)
-
-
-def _in_the_way(rollout: Rollout) -> str:
-    """Why a rollout that is not under way cannot be left for another; empty where its changes stand."""
-    if rollout.is_active:
-        return f"The rollout is {rollout.state.replace('_', ' ')}: there is nothing to roll back yet."
-    standing = way_back.standing(rollout)
-    if standing is None:
-        return f"{rollout} left nothing changed; there is nothing to roll back."
-    if standing.pk != rollout.pk:
-        return f"What runs now came with another rollout, {standing}. Roll that one back."
-    here = Target.objects.filter(service=rollout.service_id, region__environment=rollout.environment_id)
-    if not here.filter(release=rollout.release_id).exists():
-        return f"No target runs {rollout.release} any more; there is nothing to roll back."
-    return ""
 
 
 def _is_held(rollout: Rollout) -> bool:

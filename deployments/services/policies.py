@@ -20,6 +20,17 @@ def definition(service: Service, environment: Environment, request: Mapping[str,
     return {**environment.strategy, **own, **overlay, **request}
 
 
+def fitting(params: Mapping[str, Any], total: int) -> dict[str, Any]:
+    """The parameters of an earlier plan, with counts cut to the `total` targets that are left."""
+    cut = dict(params)
+    for name in ("batch", "max_unavailable"):
+        if isinstance(cut.get(name), int):
+            cut[name] = min(cut[name], total)
+    if isinstance(cut.get("max_failures"), int):
+        cut["max_failures"] = min(cut["max_failures"], total - 1)
+    return cut
+
+
 def check_of_service(given: Any) -> dict[str, Any]:
     """Return a service's definition when it makes sense by itself, in every environment; raises Invalid."""
     whole = _object(given, "strategy", '{"name": "rolling", "batch": "25%"}')

@@ -12,6 +12,7 @@ from deployments.domain.choices import may_skip
 from deployments.domain.states import ACTIVE, RolloutState, TargetState
 from deployments.errors import Invalid, MoveNotAllowed
 from deployments.models import Rollout, RolloutTarget, Task
+from deployments.services import policies
 from deployments.services.planning import plan_rollout
 from deployments.services.rollouts import go_on, params_of
 from deployments.services.steering import close_tasks, commit, locked, move_all, said, words
@@ -138,7 +139,7 @@ def _anew(
         service=rollout.service,
         environment=rollout.environment,
         release=rollout.release,
-        strategy=_fitting(body["params"], len(chosen)) | {"name": body["strategy"]},
+        strategy=policies.fitting(body["params"], len(chosen)) | {"name": body["strategy"]},
         reason=reason,
         kind=Rollout.Kind(rollout.kind),
         rolls_back=rollout.rolls_back,
@@ -146,15 +147,3 @@ def _anew(
         only=frozenset(one.target_id for one in chosen),
         priority=Rollout.Priority(rollout.priority),
     )
-
-
-def _fitting(params: dict[str, object], total: int) -> dict[str, object]:
-    """The parameters, with counts cut to the targets that are left."""
-    cut = {
-        name: min(value, total) if name in ("batch", "max_unavailable") and isinstance(value, int) else value
-        for name, value in params.items()
-    }
-    failures = cut.get("max_failures")
-    if isinstance(failures, int) and failures >= total:
-        cut["max_failures"] = max(total - 1, 0)
-    return cut

@@ -4,17 +4,17 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
 
 from deployments.artifacts import store
 from deployments.domain.actor import Actor
-from deployments.domain.states import RolloutState, TargetState
+from deployments.domain.states import RolloutState
 from deployments.engine import holds, way_back
 from deployments.engine.transition import Moves
 from deployments.errors import Invalid, MoveNotAllowed, NoStableRelease, NotFound, ReleaseOnHold
-from deployments.models import Release, Rollout, Target
+from deployments.models import Release, Rollout
+from deployments.services import policies
 from deployments.services.planning import plan_rollout
-from deployments.services.steering import commit, locked, said, words
+from deployments.services.steering import commit, locked, said
 
 REASON_LETTERS = 500
 
@@ -37,30 +37,15 @@ def roll_back_rollout(
     rollout, moves = locked(actor, "rollout.rollback", rollout_id, if_version)
     if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED):
         return _turn_round(rollout, moves, actor, reason, release_id)
-    if rollout.is_active:
-        raise MoveNotAllowed(
-            f"The rollout is {words(rollout)}: there is nothing to roll back yet. Cancel it."
-        )
-    standing = way_back.standing(rollout)
-    if standing is None:
-        raise MoveNotAllowed(f"{rollout} left nothing changed; there is nothing to roll back.")
-    if standing.id != rollout.id:
-        raise MoveNotAllowed(f"What runs now came with another rollout, {standing}. Roll that one back.")
-    back = rollout.rollbacks.active().first()
-    if back is not None:
-        raise MoveNotAllowed(f"It is being rolled back already, by {back.requested_by}: {back}.")
+    if refusal := way_back.in_the_way(rollout):
+        raise MoveNotAllowed(refusal)
     release, why, _ = way_back.choose(rollout, release_id)
     if release is None:
         raise NoStableRelease(why)
     _check_bytes(release)
     _hold(rollout, moves, actor, reason)
     moves.record()
-    # Also what it failed to put back: that was sent the old release, and does not run it.
-    stuck = rollout.targets.filter(touched=True, state=TargetState.FAILED).values("target")
-    on_it = Q(release=rollout.release) | Q(id__in=stuck)
-    here = frozenset(_targets(rollout).filter(on_it).values_list("id", flat=True))
-    if not here:
-        raise MoveNotAllowed(f"No target runs {rollout.release} any more; there is nothing to roll back.")
+    here = frozenset(way_back.on_it(rollout).values_list("id", flat=True))
     return plan_rollout(
         actor=actor,
         service=rollout.service,
@@ -91,8 +76,7 @@ def _turn_round(
 
 
 def _hold(rollout: Rollout, moves: Moves, actor: Actor, reason: str) -> None:
-    """Only what was to come in is kept out; whoever leaves a rollback does not distrust the old release."""
-    if rollout.kind != Rollout.Kind.DEPLOY:
+    if not way_back.is_distrusted(rollout):
         return
     sentence = f"Rolled back in {rollout.environment}: {said(actor, reason)}"
     placed = holds.place(rollout.release_id, rollout_id=rollout.id, reason=sentence, actor=actor)
@@ -116,17 +100,8 @@ def _reason(reason: str, why: str) -> str:
 
 
 def _strategy(rollout: Rollout, total: int) -> dict[str, Any]:
-    """The strategy of the rollout itself, with counts cut to the targets that go back."""
-    params = {
-        name: min(value, max(total, 1))
-        if name in ("batch", "max_unavailable") and isinstance(value, int)
-        else value
-        for name, value in rollout.plan.body["params"].items()
-    }
+    """The strategy of the rollout itself, which tolerates nothing and leaves what fails to a person."""
+    params = policies.fitting(rollout.plan.body["params"], total)
     gentle = {"on_failure": "pause", "max_failures": 0, "max_failures_per_batch": None}
     gentle |= dict.fromkeys(("on_task_failure", "on_unhealthy", "on_timeout"))
     return params | gentle | {"name": rollout.plan.body["strategy"]}
-
-
-def _targets(rollout: Rollout) -> Any:
-    return Target.objects.filter(service=rollout.service, region__environment=rollout.environment)

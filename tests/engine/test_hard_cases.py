@@ -20,6 +20,7 @@ from deployments.models import (
     Service,
     Target,
 )
+from deployments.reads import rollouts as reads
 from deployments.services.catalog import change_environment
 from deployments.services.holds import hold_release, lift_hold
 from deployments.services.planning import plan_rollout
@@ -137,6 +138,17 @@ def test_the_stable_release_is_not_distrusted_for_failing_once_more(driver: Driv
     assert not Hold.objects.exists()
 
 
+def test_nor_for_a_person_who_turns_its_redeployment_round(
+    driver: Driver, orders: Service, owner: Person
+) -> None:
+    driver.deployed(orders, "1.0")
+    again = driver.tick(driver.start(orders, "1.0"))
+    driver.answer(again)
+    roll_back_rollout(actor=owner, rollout_id=again.id, reason="not now")
+    assert driver.finish(again).state == RolloutState.ROLLED_BACK
+    assert not Hold.objects.exists()
+
+
 def test_a_rollback_that_changed_nothing_does_not_count(
     driver: Driver, orders: Service, owner: Person
 ) -> None:
@@ -226,6 +238,9 @@ def test_after_a_rollback_that_failed_in_part_the_way_on_is_to_roll_back_again(
     assert "1 could not be put back and need a person: orders-01" in rollout.outcome
     with pytest.raises(MoveNotAllowed, match=r"ended on its way back. Roll it back again"):
         retry_targets(actor=owner, rollout_id=rollout.id, reason="x")
+    offered = reads.actions(owner, rollout, reads.count_targets([rollout.id])[rollout.id])
+    assert "rollback" in offered
+    assert "retry" not in offered
     again = roll_back_rollout(actor=owner, rollout_id=rollout.id, reason="its disk has room again")
     assert list(again.targets.values_list("target__name", flat=True)) == ["orders-01"]
     driver.finish(again)
